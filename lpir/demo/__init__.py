@@ -1,0 +1,1 @@
+"""Real networks and photos that installed packages carry, for a first run without any download."""

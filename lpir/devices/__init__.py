@@ -1,0 +1,1 @@
+"""Devices. Each is loaded by name and imported by nobody."""

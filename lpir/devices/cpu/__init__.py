@@ -1,0 +1,1 @@
+"""CPU: compiles the lowered graph to native code."""

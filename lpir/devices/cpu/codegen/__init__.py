@@ -1,0 +1,1 @@
+"""Prints kernels as LLVM text and compiles them."""

@@ -1,0 +1,165 @@
+"""CPU: compiles a model to native code, and runs INT8 where the IR asks for it."""
+
+from __future__ import annotations
+
+import platform
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import Any, ClassVar
+
+import lpir.ops  # noqa: F401  (registers the operations)
+from lpir.devices.cpu import pipeline
+from lpir.devices.cpu.explain import explain_plan
+from lpir.devices.cpu.isa import Isa, all_isas, by_name, host_isa
+from lpir.devices.cpu.plan import NativeSegment, Plan, Planner
+from lpir.devices.cpu.run import CpuRunner, compile_steps
+from lpir.devices.cpu.threads import default_threads
+from lpir.errors import InputError
+from lpir.ir.model import Model
+from lpir.ir.op import Array
+from lpir.runtime.device import Capabilities, Device, Executable, Runner
+from lpir.runtime.explain import Explanation
+from lpir.runtime.interpreter import Interpreter
+from lpir.runtime.properties import Property
+
+# plans of a dynamic model that are kept, one for each tuple of input shapes
+KEPT_PLANS = 32
+INTEGER_OPERATIONS = frozenset(
+    ("Convolution", "GroupConvolution", "MatMul", "Add", "Multiply", "AvgPool", "MaxPool", "ReduceMean", "Concat")
+)
+
+
+class CpuDevice(Device):
+    """x86-64 and AArch64 through LLVM."""
+
+    name = "CPU"
+    own_properties: ClassVar[tuple[Property, ...]] = (
+        Property("ISA", "choice", "auto", "instruction set", ("auto", *(isa.name for isa in all_isas()))),
+    )
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            device="CPU",
+            full_name=f"{platform.machine()} CPU, {host_isa().name}",
+            optimization_capabilities=("FP32", "INT8"),
+            low_precision=True,
+            integer_operations=INTEGER_OPERATIONS,
+        )
+
+    def compile(self, model: Model, config: Mapping[str, Any]) -> Executable:
+        options = Options(config)
+        if pipeline.is_stateful(model):
+            return Interpreter(model, "CPU", options.profile)
+        if pipeline.is_static(folded := pipeline.fold(model)):
+            return CpuExecutable(folded, options)
+        return DynamicExecutable(folded, options)
+
+
+class Options:
+    """What the properties come to on this machine."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        name = config.get("ISA", "auto")
+        self.isa: Isa = host_isa() if name == "auto" else by_name(name)
+        if not self.isa.available():
+            have = ", ".join(isa.name for isa in all_isas() if isa.available())
+            raise InputError(f"this machine cannot run ISA {name}; it has {have}")
+        self.profile = bool(config.get("PERF_COUNT", False))
+        self.low_precision = bool(config.get("LP_TRANSFORMS_MODE", True))
+        cores = int(config.get("INFERENCE_NUM_THREADS", 0)) or default_threads()
+        streams = int(config.get("NUM_STREAMS", 1))
+        if config.get("PERFORMANCE_HINT", "LATENCY") != "LATENCY" and streams <= 1:
+            streams = cores
+        self.streams = max(1, streams)
+        self.threads = max(1, cores // self.streams)
+
+
+class CpuExecutable(Executable):
+    """A static model: one plan, shared by all requests."""
+
+    def __init__(self, model: Model, options: Options) -> None:
+        self.model, self.options = model, options
+        self.lowered = pipeline.lower(model, options.low_precision)
+        self.plan: Plan = Planner(self.lowered, options.isa, options.threads, split=options.profile).plan()
+        steps = [s for g in self.plan.segments if isinstance(g, NativeSegment) for s in g.steps]
+        self.addresses = compile_steps(options.isa, steps)
+        self._runners = 0
+
+    def create_runner(self) -> Runner:
+        self._runners += 1
+        return CpuRunner(self.plan, self.addresses, self.options.threads, self._runners % self.options.streams)
+
+    def explain(self) -> Explanation:
+        return explain_plan(self.model, self.lowered, self.plan, self.options.isa)
+
+    def runtime_model(self) -> Model:
+        return self.lowered
+
+    def properties(self) -> dict[str, Any]:
+        return facts(self.options)
+
+
+class DynamicExecutable(Executable):
+    """A model whose input shapes are known at inference: a plan for each tuple of shapes, the last used ones kept."""
+
+    def __init__(self, model: Model, options: Options) -> None:
+        self.model, self.options = model, options
+        self._plans: OrderedDict[tuple[tuple[int, ...], ...], Executable] = OrderedDict()
+        self._lock = Lock()
+
+    def executable(self, shapes: tuple[tuple[int, ...], ...]) -> Executable:
+        """The model compiled for these input shapes."""
+        with self._lock:
+            found = self._plans.pop(shapes, None) or self._compile(shapes)
+            self._plans[shapes] = found
+            if len(self._plans) > KEPT_PLANS:
+                self._plans.popitem(last=False)
+            return found
+
+    def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> Executable:
+        model = pipeline.specialize(self.model, shapes)
+        if pipeline.is_static(model):
+            return CpuExecutable(model, self.options)
+        # shapes that depend on values: operation by operation
+        return Interpreter(model, "CPU", self.options.profile)
+
+    def create_runner(self) -> Runner:
+        return DynamicRunner(self)
+
+    def explain(self) -> Explanation:
+        with self._lock:
+            latest = next(reversed(self._plans.values()), None)
+        if latest is None:
+            raise InputError("the model has dynamic shapes: run it once, or reshape it, before explain()")
+        return latest.explain()
+
+    def properties(self) -> dict[str, Any]:
+        return facts(self.options)
+
+
+class DynamicRunner(Runner):
+    """A runner for each shape that this request has seen lately."""
+
+    def __init__(self, executable: DynamicExecutable) -> None:
+        self.executable = executable
+        self.current: tuple[Executable, Runner] | None = None
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        found = self.executable.executable(tuple(x.shape for x in inputs))
+        if self.current is None or self.current[0] is not found:
+            self.current = found, found.create_runner()
+        return self.current[1].run(inputs)
+
+    def profiling_info(self) -> Any:
+        return self.current[1].profiling_info() if self.current else []
+
+
+def facts(options: Options) -> dict[str, Any]:
+    """Read-only properties of an executable."""
+    return {
+        "ISA": options.isa.name,
+        "INFERENCE_NUM_THREADS": options.threads * options.streams,
+        "NUM_STREAMS": options.streams,
+        "OPTIMAL_NUMBER_OF_INFER_REQUESTS": options.streams,
+    }

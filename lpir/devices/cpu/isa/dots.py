@@ -1,0 +1,40 @@
+"""Dot products of 4 bytes: `acc[l] + sum_i u8[4l+i] * s8[4l+i]`, by instruction."""
+
+from __future__ import annotations
+
+from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
+
+_VNNI = {4: "llvm.x86.avx512.vpdpbusd.128", 8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"}
+_MADDUBS = {
+    4: "llvm.x86.ssse3.pmadd.ub.sw.128",
+    8: "llvm.x86.avx2.pmadd.ub.sw",
+    16: "llvm.x86.avx512.pmaddubs.w.512",
+}
+_MADDWD = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+
+
+def vpdpbusd(f: Function, acc: Value, u: Value, s: Value) -> Value:
+    """One instruction, exact."""
+    a, b = (f.convert("bitcast", x, acc.type) for x in (u, s))
+    return f.call(_VNNI[acc.lanes], acc.type, acc, a, b)
+
+
+def vpmaddubsw(f: Function, acc: Value, u: Value, s: Value) -> Value:
+    """Three instructions; exact only if no pair of products leaves int16."""
+    pairs = f.call(_MADDUBS[acc.lanes], vector_of("i16", 2 * acc.lanes), u, s)
+    return f.add(acc, pmaddwd(f, pairs, f.const(pairs.type, 1)))
+
+
+def pmaddwd(f: Function, a: Value, b: Value) -> Value:
+    """`a[2l] * b[2l] + a[2l+1] * b[2l+1]` of int16 into int32."""
+    lanes = a.lanes // 2
+    return f.call(_MADDWD[lanes], vector_of("i32", lanes), a, b)
+
+
+def widening(f: Function, acc: Value, u: Value, s: Value) -> Value:
+    """Plain integer arithmetic for any target, exact."""
+    wide = vector_of("i32", u.lanes)
+    products = f.mul(f.convert("zext", u, wide), f.convert("sext", s, wide))
+    for i in range(4):
+        acc = f.add(acc, f.shuffle(products, None, range(i, u.lanes, 4)))
+    return acc

@@ -1,0 +1,18 @@
+"""Any target that LLVM knows: 128-bit vectors, plain integer arithmetic."""
+
+from lpir.devices.cpu.isa.dots import widening
+from lpir.devices.cpu.isa.record import Isa
+
+ISA = Isa(
+    name="generic",
+    cpu="",
+    features="",
+    bits=128,
+    registers=16,
+    dot=widening,
+    exact=True,
+    masks=False,
+    proof="",
+    requires=frozenset(),
+    is_x86=False,
+)

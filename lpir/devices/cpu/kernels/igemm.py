@@ -1,0 +1,304 @@
+"""INT8 matrix product with an epilogue: 1x1 and KxK convolutions of any rank, grouped too, and MatMul with constant weights.
+
+For group `g`, row (output pixel) `m` and channel `n`:
+
+    acc  = init[g, n] + sum_s dot4(x[g * group + rows(m) + offsets[s] .. + 4], w[g, s, :, n])      exact in int32
+    out[g * N + n, row m] = epilogue(acc, operands)
+
+`x` is u8, `w` i8. `init` holds `-zero_point * sum(w)`. A KxK convolution reads an input that is already padded with its
+zero point; `offsets` has a step for every tap and 4 channels. Rows of `x`, of the output and of tensor operands are a
+byte stride or an int32 table of byte offsets (`Rows`).
+
+    gemm = igemm.build(isa, m=3136, n=144, channels=24, taps=(0,), epilogue=expr, operands=[Operand("vector", f32)])
+    packed = gemm.pack(w)                        # w [G, taps, C, N] i8 -> PackedWeights
+    words = gemm.params(Call(...), threads=2)    # words for gemm.kernel (symbol, text)
+
+Reads are whole vectors and 4 bytes: every buffer needs 64 readable bytes behind its end. The last row tile and the last
+vector overlap their neighbors, so some outputs are computed and stored twice: the output must not share memory with
+the input or a tensor operand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref, Word
+from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
+from lpir.devices.cpu.isa import Isa
+from lpir.devices.cpu.kernels import tiling
+from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Operand, Pointer, Rows, element_bytes, row_pointer, store_lanes
+from lpir.devices.cpu.kernels.pack import Array, PackedWeights, pack_weights, step_offsets
+from lpir.devices.cpu.kernels.tiling import Tile
+from lpir.ir.types import i32
+from lpir.scalar.expr import Expr
+
+CACHE = 96 * 1024  # bytes of input rows that one unit of work may touch
+MAX_K = (1 << 31) // (255 * 128)
+
+
+def applies(channels: int, taps: int, epilogue: Expr) -> str | None:
+    """Why the kernel cannot be used, or None."""
+    if channels * taps > MAX_K:
+        return f"{channels * taps} products can overflow an int32 sum"
+    if epilogue.inputs().get(0, i32) != i32:
+        return f"the epilogue wants a {epilogue.inputs()[0]} sum, not int32"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Buffers of one layer. `x`, `out`: pointer to the first row; `init`: int32 [G, N]; `extra*`: of `PackedWeights`;
+    `x_group`: bytes between the inputs of two groups."""
+
+    x: Pointer
+    x_rows: Rows
+    weights: Pointer
+    init: Pointer
+    out: Pointer
+    out_rows: Rows
+    operands: Sequence[Bound] = ()
+    offsets: Pointer = 0
+    x_group: int = 0
+    extra_index: Pointer = 0
+    extra_offsets: Pointer = 0
+    extra_weights: Pointer = 0
+
+
+@dataclass(frozen=True)
+class IntGemm:
+    """A kernel for one shape class, and the shape that `params` fills in."""
+
+    isa: Isa
+    m: int
+    n: int
+    channels: int
+    taps: tuple[int, ...]
+    groups: int
+    tile: Tile
+    kernel: Kernel
+    epilogue: Epilogue
+
+    @property
+    def steps(self) -> int:
+        """Dot products of 4 a sum."""
+        return len(self.taps) * -(-self.channels // 4)
+
+    @property
+    def offsets(self) -> Array:
+        """int32 byte offset of every step: the table behind `Call.offsets` where `needs_offsets`."""
+        return step_offsets(self.taps, self.channels)
+
+    @property
+    def needs_offsets(self) -> bool:
+        """Whether the kernel reads the table of offsets (a single contiguous run of channels needs none)."""
+        return "offsets" in dict(self.kernel.params)
+
+    def pack(self, w: Array, top: int = 255) -> PackedWeights:
+        """Packs `w` [G, taps, C, N] i8; activations are at most `top`."""
+        return pack_weights(w, self.isa.lanes(), self.tile.vectors, self.offsets, self.isa.exact, top)
+
+    def params(self, call: Call, threads: int) -> list[Word]:
+        """The kernel's parameter words, for work shared by `threads`."""
+        lanes, tile = self.isa.lanes(), self.tile
+        columns = -(-self.n // lanes)
+        tiles, blocks = -(-self.m // tile.rows), -(-columns // tile.vectors)
+        row_bytes = self.steps * 4
+        mc, nc = tiling.choose_chunks(self.groups, tiles, blocks, tile.rows * row_bytes, threads, CACHE)
+        values: dict[str, int | float | F32 | Ref] = {
+            **{"x": call.x, "x_rows": _rows(call.x_rows), "w": call.weights, "init": call.init},
+            **{"out": call.out, "out_rows": _rows(call.out_rows), "m": self.m, "n": self.n, "steps": self.steps},
+            **{"groups": self.groups, "x_group": call.x_group, "m_tiles": tiles, "n_blocks": blocks, "m_chunks": mc, "n_chunks": nc},
+            **self.epilogue.values(call.operands),
+        }
+        if self.needs_offsets:
+            values["offsets"] = call.offsets
+        if not self.isa.exact:
+            values |= {"x_index": call.extra_index, "x_offsets": call.extra_offsets, "x_weights": call.extra_weights}
+        return self.kernel.words(values)
+
+
+def init_vector(packed: PackedWeights, zero_point: int) -> Array:
+    """int32 [G, N]: what a sum starts from, so that it counts `x - zero_point`."""
+    return (-zero_point * packed.sums.astype(np.int64)).astype(np.int32)
+
+
+def build(
+    isa: Isa,
+    m: int,
+    n: int,
+    channels: int,
+    taps: tuple[int, ...],
+    epilogue: Expr,
+    operands: Sequence[Operand] = (),
+    groups: int = 1,
+    x_table: bool = False,
+    out_table: bool = False,
+    tile: Tile | None = None,
+) -> IntGemm:
+    """The kernel for `m` rows, `n` channels a group, `taps` byte offsets with `channels` contiguous channels each.
+
+    `x_table`, `out_table`: rows of the input, of the output are found by a table instead of a stride.
+    """
+    steps = len(taps) * -(-channels // 4)
+    ops = sum(1 for e in epilogue.walk() if e.args)
+    dot_cost = 1.0 if isa.proof == "vpdpbusd" else 2.2 if isa.is_x86 else 12.0
+    spare = 1 if isa.proof == "vpdpbusd" else 3
+    tile = tile or tiling.choose_tile(isa, m, n, steps, dot_cost, ops + 2.0, spare)
+    printer = _Printer(isa, tile, Epilogue(epilogue, operands), _Form(
+        affine=len(taps) == 1,
+        unroll=_unroll(tile, steps),
+        narrow=n < isa.lanes(),
+        x_table=x_table,
+        out_table=out_table,
+    ))
+    return IntGemm(isa, m, n, channels, taps, groups, tile, printer.kernel(), printer.epilogue)
+
+
+def _rows(rows: Rows) -> int | Ref:
+    return rows.stride if rows.table is None else rows.table
+
+
+def _unroll(tile: Tile, steps: int) -> int:
+    """K-steps a round of the inner loop: small tiles need more, to hide its overhead."""
+    wanted = 1 if tile.rows * tile.vectors > 12 else 2 if tile.rows * tile.vectors > 6 else 4
+    return max(u for u in (1, 2, 4) if u <= wanted and steps % u == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What is compiled into a kernel besides its tile and epilogue."""
+
+    affine: bool
+    unroll: int
+    narrow: bool
+    x_table: bool
+    out_table: bool
+
+
+class _Printer:
+    """Prints one kernel."""
+
+    def __init__(self, isa: Isa, tile: Tile, epilogue: Epilogue, form: _Form) -> None:
+        self.isa, self.tile, self.epilogue, self.form = isa, tile, epilogue, form
+        self.lanes = isa.lanes()
+        self.acc_type = vector_of("i32", self.lanes)
+        self.byte_type = vector_of("i8", 4 * self.lanes)
+        rows = {False: "i64", True: "ptr"}
+        params = {
+            **{"x": "ptr", "x_rows": rows[form.x_table], "w": "ptr", "init": "ptr"},
+            **{"out": "ptr", "out_rows": rows[form.out_table]},
+            **dict.fromkeys(("m", "n", "steps", "groups", "x_group", "m_tiles", "n_blocks", "m_chunks", "n_chunks"), "i64"),
+            **epilogue.params(),
+        }
+        if not form.affine:
+            params["offsets"] = "ptr"
+        if not isa.exact:
+            params |= dict.fromkeys(("x_index", "x_offsets", "x_weights"), "ptr")
+        kind = f"igemm_{isa.name}_{tile.rows}x{tile.vectors}"
+        self.f = Function(kind, params)
+
+    def kernel(self) -> Kernel:
+        f = self.f
+        self.epilogue.start(f, self.lanes)
+        per_group = f.mul(f.p["m_chunks"], f.p["n_chunks"])
+        panel = f.mul(f.p["steps"], self.tile.vectors * self.lanes * 4)
+        first, last = f.my_range(f.mul(per_group, f.p["groups"]))
+        with f.loop(first, last, name="unit") as unit:
+            group, rest = f.udiv(unit.index, per_group), f.urem(unit.index, per_group)
+            mc, nc = f.udiv(rest, f.p["n_chunks"]), f.urem(rest, f.p["n_chunks"])
+            x = f.gep(f.p["x"], f.mul(group, f.p["x_group"]))
+            blocks = self._chunk(nc, f.p["n_blocks"], f.p["n_chunks"])
+            tiles = self._chunk(mc, f.p["m_tiles"], f.p["m_chunks"])
+            with f.loop(*blocks, name="block") as block:
+                which = f.add(f.mul(group, f.p["n_blocks"]), block.index)
+                w = f.gep(f.p["w"], f.mul(which, panel))
+                channels = self._channels(block.index)
+                base = f.mul(group, f.p["n"])
+                with f.loop(*tiles, name="tile") as tile:
+                    self._tile(x, w, which, [f.add(base, c) for c in channels], tile.index)
+        return f.kernel()
+
+    def _chunk(self, index: Value, count: Value, chunks: Value) -> tuple[Value, Value]:
+        f = self.f
+        return f.udiv(f.mul(count, index), chunks), f.udiv(f.mul(count, f.add(index, 1)), chunks)
+
+    def _channels(self, block: Value) -> list[Value]:
+        """First channel of each vector of a block: the last ones overlap rather than pass the end."""
+        f, lanes, vectors = self.f, self.lanes, self.tile.vectors
+        n = f.p["n"]
+        columns = f.udiv(f.add(n, lanes - 1), lanes)
+        first = f.mul(f.smin(f.mul(block, vectors), f.sub(columns, vectors)), lanes)
+        channels = [f.add(first, j * lanes) for j in range(vectors - 1)]
+        end = f.add(first, (vectors - 1) * lanes)
+        return [*channels, end if self.form.narrow else f.smin(end, f.sub(n, lanes))]
+
+    def _tile(self, x: Value, w: Value, which: Value, channels: list[Value], index: Value) -> None:
+        f = self.f
+        first = f.smin(f.mul(index, self.tile.rows), f.sub(f.p["m"], self.tile.rows))
+        rows = [f.add(first, r) for r in range(self.tile.rows)]
+        pointers = [row_pointer(f, x, f.p["x_rows"], m) for m in rows]
+        starts = [f.load(self.acc_type, f.gep(f.p["init"], c, "i32"), 4) for c in channels]
+        sums = self._sum(pointers, w, [s for _ in rows for s in starts])
+        if not self.isa.exact:
+            sums = self._extra(pointers, which, sums)
+        self._store(sums, rows, channels)
+
+    def _sum(self, pointers: list[Value], w: Value, sums: list[Value]) -> list[Value]:
+        f, unroll = self.f, self.form.unroll
+        column = self.tile.vectors * self.lanes * 4
+        with f.loop(0, f.p["steps"], unroll, carried=sums, nonempty=True, name="step") as k:
+            out = k.values
+            at = f.gep(w, f.mul(k.index, column))
+            for u in range(unroll):
+                offset = f.mul(k.index, 4) if self.form.affine else self._offset(f.p["offsets"], k.index, u)
+                weights = [
+                    f.load(self.byte_type, f.gep(at, u * column + j * self.lanes * 4), 1) for j in range(self.tile.vectors)
+                ]
+                out = self._dots(pointers, offset, 4 * u if self.form.affine else 0, weights, out)
+            k.next = out
+        return k.results
+
+    def _offset(self, table: Value, step: Value, ahead: int = 0) -> Value:
+        f = self.f
+        return f.convert("sext", f.load("i32", f.gep(f.gep(table, step, "i32"), 4 * ahead), 4), "i64")
+
+    def _dots(self, pointers: list[Value], offset: Value, ahead: int, weights: list[Value], sums: list[Value]) -> list[Value]:
+        """One k-step: 4 bytes of every row times every weight vector."""
+        f, out = self.f, []
+        for r, pointer in enumerate(pointers):
+            four = f.load("i32", f.gep(f.gep(pointer, offset), ahead), 1)
+            a = f.convert("bitcast", f.splat(four, self.lanes), self.byte_type)
+            for j, weight in enumerate(weights):
+                out.append(self.isa.dot(f, sums[r * len(weights) + j], a, weight))
+        return out
+
+    def _extra(self, pointers: list[Value], which: Value, sums: list[Value]) -> list[Value]:
+        """The split halves of unsafe steps, vector by vector."""
+        f, vectors, out = self.f, self.tile.vectors, list(sums)
+        for j in range(vectors):
+            entry = f.gep(f.p["x_index"], f.add(f.mul(which, vectors), j), "i32")
+            first, last = (f.convert("sext", f.load("i32", f.gep(entry, 4 * e), 4), "i64") for e in (0, 1))
+            with f.loop(first, last, carried=out[j::vectors], name="extra") as e:
+                offset = self._offset(f.p["x_offsets"], e.index)
+                weight = f.load(self.byte_type, f.gep(f.p["x_weights"], f.mul(e.index, self.lanes * 4)), 1)
+                e.next = self._dots(pointers, offset, 0, [weight], e.values)
+            out[j::vectors] = e.results
+        return out
+
+    def _store(self, sums: list[Value], rows: list[Value], channels: list[Value]) -> None:
+        f, vectors = self.f, self.tile.vectors
+        size = element_bytes(self.epilogue.type)
+        outs = [row_pointer(f, f.p["out"], f.p["out_rows"], m) for m in rows]
+        operands = [self.epilogue.row(f, m) for m in rows]
+        for j, n in enumerate(channels):
+            leaves = self.epilogue.vectors(f, n, self.lanes)
+            for r, out in enumerate(outs):
+                result = self.epilogue.emit(f, self.isa, sums[r * vectors + j], leaves, operands[r], n)
+                at = f.gep(out, f.mul(n, size))
+                if self.form.narrow:
+                    store_lanes(f, result, at, f.p["n"], self.isa.masks)
+                else:
+                    f.store(result, at)

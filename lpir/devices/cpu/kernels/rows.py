@@ -1,0 +1,113 @@
+"""Where the rows of a convolution's or matrix product's tensors are: offset tables, padding copies, epilogue operands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lpir.devices.cpu.codegen.abi import Kernel, Ref
+from lpir.devices.cpu.codegen.emitter import Function
+from lpir.devices.cpu.codegen.vector import PRIMITIVES, memory_type
+from lpir.devices.cpu.kernels.base import BuildContext, Step
+from lpir.devices.cpu.kernels.epilogue import Bound, Operand, Rows, element_bytes
+from lpir.devices.cpu.kernels.geometry import dense_strides
+from lpir.errors import UnsupportedError
+from lpir.ir.graph import Node, Value
+from lpir.scalar.expr import Expr
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def grid_offsets(sizes: Sequence[int], strides: Sequence[int]) -> Array:
+    """`sum_i index_i * strides_i` for every index of `sizes`, row-major, flat (int64)."""
+    total = np.zeros((1,) * len(sizes), np.int64)
+    for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
+        steps = np.arange(size, dtype=np.int64) * stride
+        total = total + steps.reshape([-1 if a == axis else 1 for a in range(len(sizes))])
+    return np.ascontiguousarray(np.broadcast_to(total, tuple(sizes))).reshape(-1)
+
+
+def refuse_epilogue(epilogue: Expr) -> str | None:
+    """Why vector code cannot print an (expanded) epilogue, or None."""
+    for e in epilogue.walk():
+        if e.fn not in PRIMITIVES:
+            return f"the epilogue's {e.fn} has no vector code"
+        try:
+            memory_type(e.type)
+        except UnsupportedError:
+            return f"the epilogue uses elements of type {e.type}"
+    return None
+
+
+def refuse_operands(node: Node, first: int) -> str | None:
+    """Why inputs `first ..` of `node` cannot be read beside the accumulator, or None."""
+    out = node.outputs[0].shape.to_static()
+    for i, value in enumerate(node.inputs[first:], first):
+        shape = _padded(value.shape.to_static(), len(out))
+        if math.prod(shape) > 1 and shape[-1] != out[-1]:
+            return f"input {i} {list(shape)} repeats along the channels of {list(out)}"
+    return None
+
+
+def _padded(shape: Sequence[int], rank: int) -> tuple[int, ...]:
+    return (1,) * (rank - len(shape)) + tuple(shape)
+
+
+def operand_of(value: Value, out: Sequence[int]) -> Operand:
+    """How an epilogue reads `value` next to an output of shape `out`."""
+    shape = _padded(value.shape.to_static(), len(out))
+    if math.prod(shape) == 1:
+        return Operand("scalar", value.element_type)
+    if math.prod(shape[:-1]) == 1:
+        return Operand("vector", value.element_type)
+    return Operand("tensor", value.element_type, table=tuple(shape) != tuple(out))
+
+
+def bind_operand(value: Value, out: Sequence[int], ctx: BuildContext) -> Bound:
+    """The buffer of an operand: dense rows, or a table where it is broadcast along some leading axis."""
+    operand = operand_of(value, out)
+    if operand.kind != "tensor":
+        return Bound(ctx.ref(value))
+    size = element_bytes(operand.type)
+    shape = _padded(value.shape.to_static(), len(out))
+    if not operand.table:
+        return Bound(ctx.ref(value), Rows(shape[-1] * size))
+    strides = [0 if n == 1 else s * size for n, s in zip(shape, dense_strides(shape), strict=True)]
+    return Bound(ctx.ref(value), Rows(table=ctx.constant(grid_offsets(out[:-1], strides[:-1]).astype(np.int32))))
+
+
+def pad_kernel() -> Kernel:
+    """Copies rows of bytes between two paddings: `table[row]` is the source offset of a row, -1 for one that is all padding."""
+    names = ("rows", "left", "middle", "right", "fill")
+    f = Function("pad_rows", {"x": "ptr", "out": "ptr", "table": "ptr", **dict.fromkeys(names, "i64")})
+    left, middle, right = f.p["left"], f.p["middle"], f.p["right"]
+    width = f.add(f.add(left, middle), right)
+    fill = f.convert("trunc", f.p["fill"], "i8")
+    with f.loop(*f.my_range(f.p["rows"])) as row:
+        out = f.gep(f.p["out"], f.mul(row.index, width))
+        source = f.load("i64", f.gep(f.p["table"], row.index, "i64"), 8)
+        with f.if_(f.icmp("slt", source, 0)):
+            f.memset(out, fill, width)
+        with f.if_(f.icmp("sge", source, 0)):
+            f.memset(out, fill, left)
+            f.memcpy(f.gep(out, left), f.gep(f.p["x"], source), middle)
+            f.memset(f.gep(out, f.add(left, middle)), fill, right)
+    return f.kernel()
+
+
+def pad_step(x: Ref, out: Ref, shape: Sequence[int], begin: Sequence[int], end: Sequence[int], fill: int, ctx: BuildContext) -> Step:
+    """Copies u8 `x [N, *S, C]` into `out [N, *(begin + S + end), C]`, `fill` around it."""
+    batch, *spatial, channels = shape
+    outer = [n + b + e for n, b, e in zip(spatial, begin, end, strict=True)][:-1]
+    strides = dense_strides(shape)
+    table = np.full((batch, *outer), -1, np.int64)
+    inside = tuple(slice(b, b + n) for n, b in zip(spatial[:-1], begin[:-1], strict=True))
+    table[(slice(None), *inside)] = grid_offsets((batch, *spatial[:-1]), strides[:-2]).reshape(batch, *spatial[:-1])
+    values = {
+        **{"x": x, "out": out, "table": ctx.constant(table), "rows": table.size},
+        **{"left": begin[-1] * channels, "middle": spatial[-1] * channels, "right": end[-1] * channels, "fill": fill},
+    }
+    return Step.of(pad_kernel(), values)

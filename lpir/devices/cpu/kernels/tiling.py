@@ -1,0 +1,83 @@
+"""Register tiles and thread shares of a matrix product: how many rows and vectors at once, and who does which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lpir.devices.cpu.isa import Isa
+
+MAX_ROWS = 8  # each row of a tile holds one address register
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """`rows` output pixels by `vectors` vectors of output channels."""
+
+    rows: int
+    vectors: int
+
+
+def fits(tile: Tile, registers: int, spare: int) -> bool:
+    """Whether accumulators, one column of weights and `spare` more vectors stay in registers."""
+    return tile.rows * tile.vectors + tile.vectors + spare <= registers
+
+
+def choose_tile(isa: Isa, m: int, n: int, steps: int, dot_cost: float, epilogue_cost: float, spare: int) -> Tile:
+    """The tile with the least estimated work for `m` rows, `n` channels and `steps` dot products an accumulator.
+
+    Costs are in vector operations: `dot_cost` of one dot product, `epilogue_cost` of one stored vector. Ties go to the
+    larger tile, so that similar layers share one kernel.
+    """
+    columns = -(-n // isa.lanes())
+    best: tuple[float, int, Tile] | None = None
+    for vectors in range(1, min(columns, 8) + 1):
+        for rows in range(1, min(m, MAX_ROWS) + 1):
+            tile = Tile(rows, vectors)
+            if not fits(tile, isa.registers, spare):
+                continue
+            count = -(-m // rows) * -(-columns // vectors)
+            cells = rows * vectors
+            # a dot product waits for the one before it in its accumulator: too few accumulators leave gaps
+            step = max(cells * dot_cost, (rows + vectors) * 1.0, 4.0) + 1.5
+            cost = count * (steps * step + cells * epilogue_cost + 12)
+            key = (cost * 1.0, -cells, tile)
+            if best is None or key[:2] < best[:2]:
+                best = key
+    assert best is not None
+    return best[2]
+
+
+def choose_chunks(groups: int, tiles: int, blocks: int, tile_bytes: int, threads: int, cache: int) -> tuple[int, int]:
+    """Into how many chunks to cut `tiles` row tiles and `blocks` column blocks.
+
+    A unit of work is a chunk of rows by a chunk of columns of one group; threads take contiguous runs of units. A chunk
+    of rows (`tile_bytes` a tile) stays within `cache` bytes, and the busiest thread has as little as possible to do.
+    """
+    least = -(-tiles * tile_bytes // cache)
+    rows = sorted({min(tiles, max(1, c)) for c in (least, threads, -(-least // threads) * threads, 2 * threads, tiles)})
+    columns = sorted({min(blocks, c) for c in (1, threads, 2 * threads, blocks)})
+    best: tuple[float, int, int] | None = None
+    for mc in rows:
+        for nc in columns:
+            if mc < least and mc < tiles:
+                continue
+            share = _busiest(groups, tiles, blocks, mc, nc, threads)
+            # every chunk of rows reads all weights again: prefer few chunks among nearly equal shares
+            cost = share * (1 + 0.002 * mc + 0.001 * nc)
+            if best is None or cost < best[0]:
+                best = (cost, mc, nc)
+    assert best is not None
+    return best[1], best[2]
+
+
+def _busiest(groups: int, tiles: int, blocks: int, mc: int, nc: int, threads: int) -> int:
+    units = groups * mc * nc
+    if units > 4096:
+        return -(-groups * tiles * blocks // threads)
+    work = [0] * threads
+    for t in range(threads):
+        for u in range(units * t // threads, units * (t + 1) // threads):
+            i, j = u % (mc * nc) // nc, u % nc
+            height = tiles * (i + 1) // mc - tiles * i // mc
+            work[t] += height * (blocks * (j + 1) // nc - blocks * j // nc)
+    return max(work)

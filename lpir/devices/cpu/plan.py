@@ -1,0 +1,271 @@
+"""A lowered model becomes a plan: memory, constants, and native steps between the operations that Python runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lpir.devices.cpu.codegen.abi import Ref
+from lpir.devices.cpu.isa import Isa
+from lpir.devices.cpu.kernels.base import Kernel, Step
+from lpir.devices.cpu.select import Choice, choose
+from lpir.errors import ModelError
+from lpir.ir.graph import Node, Value
+from lpir.ir.model import Model
+from lpir.ir.op import Array
+from lpir.ops.boundary import constant_data
+from lpir.runtime.evaluate import Variables, evaluate_node
+from lpir.runtime.memory import SLACK, Block, aligned, allocate, place
+
+# operations that only give their first input another shape
+ALIASES = ("Reshape", "Squeeze", "Unsqueeze", "Identity")
+# of the buffers: the constants
+CONSTANTS = -1
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor in the arena, or among the constants."""
+
+    is_constant: bool
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def view(self, arena: Array, constants: Array) -> Array:
+        """The tensor's memory as an array."""
+        nbytes = math.prod(self.shape) * self.dtype.itemsize
+        memory = constants if self.is_constant else arena
+        return memory[self.offset : self.offset + nbytes].view(self.dtype).reshape(self.shape)
+
+
+@dataclass
+class NativeSegment:
+    """Steps that run without Python between them. `nodes` names them, for the profile."""
+
+    steps: list[Step] = field(default_factory=list)
+    nodes: list[tuple[Node, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Callback:
+    """A node that runs through its operation's `eval`."""
+
+    node: Node
+    inputs: tuple[Slot | Array, ...]
+    outputs: tuple[Slot, ...]
+
+
+Segment = NativeSegment | Callback
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that runners of a static model share."""
+
+    segments: tuple[Segment, ...]
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+    arena_size: int
+    constants: Array
+    offsets: tuple[int, ...]
+    choices: dict[str, tuple[Node, Choice]]
+
+    def address(self, ref: Ref, arena: int) -> int:
+        """The address of a reference for a runner whose arena starts at `arena`."""
+        if ref.buffer == CONSTANTS:
+            return int(self.constants.ctypes.data) + ref.offset
+        return arena + self.offsets[int(ref.buffer)] + ref.offset
+
+
+class ConstantStore:
+    """Constants of a plan: equal bytes once, each aligned and with slack behind."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[int, Array]] = []
+        self._by_hash: dict[int, list[int]] = {}
+        self._end = 0
+
+    def add(self, array: Array) -> int:
+        """The offset of the array's bytes."""
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        key = hash(flat.tobytes())
+        for index in self._by_hash.get(key, ()):
+            offset, part = self._parts[index]
+            if np.array_equal(part, flat):
+                return offset
+        offset = self._end
+        self._by_hash.setdefault(key, []).append(len(self._parts))
+        self._parts.append((offset, flat.copy() if np.shares_memory(flat, array) else flat))
+        self._end = aligned(offset + flat.size)
+        return offset
+
+    def pack(self) -> Array:
+        """All constants in one piece."""
+        memory = allocate(self._end + SLACK)
+        for offset, part in self._parts:
+            memory[offset : offset + part.size] = part
+        return memory
+
+
+class Planner:
+    """Builds a Plan; the `BuildContext` of the kernels."""
+
+    def __init__(self, model: Model, isa: Isa, threads: int, split: bool = False) -> None:
+        self.model, self.isa, self.threads, self.split = model, isa, threads, split
+        self.order = [n for n in model.nodes() if n.op.type_name not in ("Parameter", "Result", "Constant")]
+        self.known: dict[int, Array] = {}
+        self.roots: dict[int, Value] = {}
+        self.last: dict[int, int] = {}
+        self.buffers: dict[int, int] = {}
+        self.blocks: list[list[int]] = []
+        self.store = ConstantStore()
+        self.position = 0
+        self.choices: dict[str, tuple[Node, Choice]] = {}
+        self.segments: list[NativeSegment | Node] = []
+
+    def plan(self) -> Plan:
+        """The plan. Raises ModelError when a node's reference fails while constants are folded."""
+        self._fold()
+        self._lifetimes()
+        for value in self.model.inputs:
+            self._new_buffer(value)
+        for position, node in enumerate(self.order):
+            self.position = position
+            self._node(node)
+        placement = place([Block(*b) for b in self.blocks])
+        constants = [self._constant_slot(r.inputs[0]) for r in self.model.results]
+        slot = self._slotter(placement.offsets)
+        return Plan(
+            segments=tuple(s if isinstance(s, NativeSegment) else self._callback(s, slot) for s in self.segments),
+            inputs=tuple(slot(v) for v in self.model.inputs),
+            outputs=tuple(c or slot(r.inputs[0]) for c, r in zip(constants, self.model.results, strict=True)),
+            arena_size=placement.size,
+            constants=self.store.pack(),
+            offsets=placement.offsets,
+            choices=self.choices,
+        )
+
+    # -- what kernels ask
+
+    def ref(self, value: Value) -> Ref:
+        """Where a value lives."""
+        array = self._known(value)
+        if array is not None:
+            return self.constant(array)
+        return Ref(self.buffers[id(self._root(value))])
+
+    def constant(self, array: Array, name: str = "") -> Ref:
+        """Stores an array with the constants."""
+        return Ref(CONSTANTS, self.store.add(array))
+
+    def scratch(self, nbytes: int, name: str = "") -> Ref:
+        """Memory during the node at hand."""
+        self.blocks.append([nbytes, self.position, self.position])
+        return Ref(len(self.blocks) - 1)
+
+    # -- steps of the plan
+
+    def _fold(self) -> None:
+        """Computes now what does not depend on the inputs."""
+        rest = []
+        variables = Variables()
+        for node in self.order:
+            arrays = [self._known(v) for v in node.inputs]
+            inputs = [a for a in arrays if a is not None]
+            if not node.inputs or len(inputs) < len(arrays) or node.op.type_name.startswith("Random"):
+                rest.append(node)
+                continue
+            for value, result in zip(node.outputs, evaluate_node(node, inputs, variables), strict=False):
+                self.known[id(value)] = result
+        self.order = rest
+
+    def _known(self, value: Value) -> Array | None:
+        data = constant_data(value)
+        return data if data is not None else self.known.get(id(value))
+
+    def _lifetimes(self) -> None:
+        for position, node in enumerate(self.order):
+            if node.op.type_name in ALIASES and self._known(node.inputs[0]) is None:
+                self.roots[id(node.outputs[0])] = self._root(node.inputs[0])
+            for value in (*node.inputs, *node.outputs):
+                self.last[id(self._root(value))] = position
+        for result in self.model.results:
+            self.last[id(self._root(result.inputs[0]))] = len(self.order)
+
+    def _root(self, value: Value) -> Value:
+        return self.roots.get(id(value), value)
+
+    def _new_buffer(self, value: Value) -> None:
+        self.buffers[id(value)] = len(self.blocks)
+        self.blocks.append([_bytes(value), self.position, self.last.get(id(value), self.position)])
+
+    def _node(self, node: Node) -> None:
+        if id(node.outputs[0]) in self.roots:
+            self.choices[f"{node.name}#{self.position}"] = (node, Choice(None, alias=True))
+            return
+        choice = choose(node, self.isa)
+        self.choices[f"{node.name}#{self.position}"] = (node, choice)
+        self._outputs(node, choice.kernel)
+        if choice.kernel is None:
+            self.segments.append(node)
+            return
+        if self.split or not self.segments or not isinstance(self.segments[-1], NativeSegment):
+            self.segments.append(NativeSegment())
+        segment = self.segments[-1]
+        assert isinstance(segment, NativeSegment)
+        segment.steps += choice.kernel.build(node, self.isa, self)
+        segment.nodes.append((node, choice.name))
+
+    def _outputs(self, node: Node, kernel: Kernel | None) -> None:
+        taken = self._taken_over(node, kernel) if kernel else None
+        for value in node.outputs:
+            if taken is not None and value.index == 0:
+                self.buffers[id(value)] = taken
+                self.blocks[taken][2] = self.last[id(value)]
+            else:
+                self._new_buffer(value)
+
+    def _taken_over(self, node: Node, kernel: Kernel) -> int | None:
+        """The buffer of an input that dies here and that output 0 may overwrite."""
+        for index in kernel.reuses(node):
+            value = node.inputs[index]
+            root = self._root(value)
+            buffer = self.buffers.get(id(root))
+            others = [v for v in node.inputs if v is not value and self._known(v) is None]
+            if (
+                buffer is not None
+                and self.blocks[buffer][2] == self.position
+                and _bytes(root) == _bytes(node.outputs[0])
+                and all(self.buffers[id(self._root(v))] != buffer for v in others)
+            ):
+                return buffer
+        return None
+
+    def _constant_slot(self, value: Value) -> Slot | None:
+        array = self._known(value)
+        if array is None:
+            return None
+        return Slot(True, self.store.add(array), array.shape, array.dtype)
+
+    def _slotter(self, offsets: Sequence[int]) -> Any:
+        def slot(value: Value) -> Slot:
+            offset = offsets[self.buffers[id(self._root(value))]]
+            return Slot(False, offset, value.shape.to_static(), value.element_type.dtype)
+
+        return slot
+
+    def _callback(self, node: Node, slot: Any) -> Callback:
+        known = [self._known(v) for v in node.inputs]
+        inputs = tuple(slot(v) if a is None else a for v, a in zip(node.inputs, known, strict=True))
+        return Callback(node, inputs, tuple(slot(v) for v in node.outputs))
+
+
+def _bytes(value: Value) -> int:
+    if not value.shape.is_static:
+        raise ModelError(f"{value} has no static shape")
+    return math.prod(value.shape.to_static()) * value.element_type.dtype.itemsize

@@ -1,0 +1,135 @@
+"""A plan with memory: what one inference request of the CPU device is."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from threading import Lock
+
+import numpy as np
+
+from lpir.devices.cpu.codegen.abi import Ref
+from lpir.devices.cpu.codegen.jit import Jit
+from lpir.devices.cpu.isa import Isa
+from lpir.devices.cpu.kernels.base import Step
+from lpir.devices.cpu.plan import Callback, NativeSegment, Plan
+from lpir.devices.cpu.threads import ThreadPool
+from lpir.ir.op import Array
+from lpir.runtime.device import Runner
+from lpir.runtime.evaluate import Variables, evaluate_node
+from lpir.runtime.memory import allocate
+from lpir.runtime.profile import ProfilingInfo
+
+_LOCK = Lock()
+# machine code of the whole process, by ISA
+_CODE: dict[str, Jit] = {}
+# a forked child has none of its parent's threads, hence the process id
+_POOLS: dict[tuple[int, int, int], ThreadPool] = {}
+
+
+def compile_steps(isa: Isa, steps: Sequence[Step]) -> dict[str, int]:
+    """The address of each step's function; only what the process has not seen is compiled."""
+    with _LOCK:
+        jit = _CODE.setdefault(isa.name, Jit(isa))
+        for step in steps:
+            jit.add(step.code.symbol, step.code.text)
+        return jit.compile()
+
+
+def pool_for(threads: int, stream: int) -> ThreadPool:
+    """The process's pool of that many threads; each stream has its own."""
+    key = (os.getpid(), threads, stream)
+    pool = _POOLS.get(key)
+    if pool is None:
+        with _LOCK:
+            pool = _POOLS.get(key) or _POOLS.setdefault(key, ThreadPool(threads))
+    return pool
+
+
+class BoundSegment:
+    """A native segment whose references are addresses: one call runs all its steps."""
+
+    def __init__(self, segment: NativeSegment, plan: Plan, addresses: dict[str, int], arena: Array) -> None:
+        self.segment = segment
+        self.count = len(segment.steps)
+        start = int(arena.ctypes.data)
+        words: list[int] = []
+        table: list[tuple[int, int]] = []
+        for step in segment.steps:
+            table.append((addresses[step.code.symbol], len(words)))
+            words += [plan.address(w, start) if isinstance(w, Ref) else w & (2**64 - 1) for w in step.params]
+        # kept here, because the steps point into them
+        self.words = np.array(words, np.uint64)
+        base = int(self.words.ctypes.data)
+        self.table = np.array([(f, base + 8 * at) for f, at in table], np.uint64).reshape(-1, 2)
+        self.address = int(self.table.ctypes.data)
+
+
+class BoundCallback:
+    """A callback whose inputs and outputs are views of the arena."""
+
+    def __init__(self, callback: Callback, arena: Array, constants: Array) -> None:
+        self.node = callback.node
+        self.inputs = [x if isinstance(x, np.ndarray) else x.view(arena, constants) for x in callback.inputs]
+        self.outputs = [x.view(arena, constants) for x in callback.outputs]
+
+    def run(self, variables: Variables) -> None:
+        """Computes the node into the arena."""
+        for view, result in zip(self.outputs, evaluate_node(self.node, self.inputs, variables), strict=False):
+            np.copyto(view, result)
+
+
+class CpuRunner(Runner):
+    """An arena, parameter words that point into it, and the segments in order."""
+
+    def __init__(self, plan: Plan, addresses: dict[str, int], threads: int, stream: int = 0) -> None:
+        self.threads, self.stream = threads, stream
+        # one thread needs no company, so requests of one thread run side by side
+        self.own_pool = ThreadPool(1) if threads == 1 else None
+        self.variables = Variables()
+        self.constants = plan.constants
+        self.arena = allocate(plan.arena_size)
+        self.inputs = [slot.view(self.arena, plan.constants) for slot in plan.inputs]
+        self.outputs = [slot.view(self.arena, plan.constants) for slot in plan.outputs]
+        self.segments: list[BoundSegment | BoundCallback] = [
+            BoundCallback(s, self.arena, plan.constants)
+            if isinstance(s, Callback)
+            else BoundSegment(s, plan, addresses, self.arena)
+            for s in plan.segments
+        ]
+        self.seconds = [0.0] * len(self.segments)
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        for view, array in zip(self.inputs, inputs, strict=True):
+            np.copyto(view, array)
+        pool = self.own_pool or pool_for(self.threads, self.stream)
+        if len(self.segments) == 1 and isinstance(self.segments[0], BoundSegment):
+            start = time.perf_counter()
+            pool.run(self.segments[0].address, self.segments[0].count)
+            self.seconds[0] = time.perf_counter() - start
+        else:
+            self._run_segments(pool)
+        return [view.copy() for view in self.outputs]
+
+    def _run_segments(self, pool: ThreadPool) -> None:
+        for index, segment in enumerate(self.segments):
+            start = time.perf_counter()
+            if isinstance(segment, BoundSegment):
+                pool.run(segment.address, segment.count)
+            else:
+                segment.run(self.variables)
+            self.seconds[index] = time.perf_counter() - start
+
+    def profiling_info(self) -> list[ProfilingInfo]:
+        info = []
+        for segment, seconds in zip(self.segments, self.seconds, strict=True):
+            if isinstance(segment, BoundCallback):
+                node, kernel = segment.node, "eval"
+            else:
+                node, kernel = segment.segment.nodes[0]
+            info.append(ProfilingInfo.of(node.name, node.op.type_name, kernel, seconds))
+        return info
+
+    def reset_state(self) -> None:
+        self.variables.reset()

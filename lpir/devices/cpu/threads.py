@@ -1,0 +1,91 @@
+"""A pool of native threads that run a list of compiled steps together.
+
+A worker is a Python thread that enters native code once and stays there (ctypes releases the GIL): it spins for a short
+while behind a job, so that the next one starts within a microsecond, then sleeps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import threading
+import weakref
+from collections.abc import Callable
+
+from lpir.devices.cpu.codegen.executor import POOL_BYTES, SYMBOLS, executor_text
+from lpir.devices.cpu.codegen.jit import Jit
+from lpir.devices.cpu.isa import by_name
+from lpir.errors import InputError
+
+SPINS = 4000  # with `pause`, some 50 us: longer than a step, much shorter than anyone notices
+
+
+@functools.cache
+def _executor() -> tuple[Jit, dict[str, int]]:
+    """The compiled executor; the engine is kept alive with its addresses."""
+    jit = Jit(by_name("generic"))
+    for symbol in SYMBOLS[:1]:
+        jit.add(symbol, executor_text())
+    for symbol in SYMBOLS[1:]:
+        jit.add(symbol, "")
+    return jit, jit.compile()
+
+
+def _function(symbol: str, arguments: int) -> Callable[..., None]:
+    address = _executor()[1][symbol]
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)(address)
+
+
+class ThreadPool:
+    """`threads` threads, the caller of `run` among them. Raises InputError for fewer than one."""
+
+    def __init__(self, threads: int, spins: int = SPINS) -> None:
+        if threads < 1:
+            raise InputError(f"a pool needs at least one thread, not {threads}")
+        self.threads = threads
+        self._memory = ctypes.create_string_buffer(POOL_BYTES + 64)
+        self._pool = -(-ctypes.addressof(self._memory) // 64) * 64
+        words = (ctypes.c_int64 * 4).from_address(self._pool)
+        words[2], words[3] = threads, spins
+        self._submit = _function("submit", 3)
+        self._lock = threading.Lock()
+        self._workers = _start_workers(self._memory, self._pool, threads)
+        self._finalizer = weakref.finalize(self, _stop, self._pool, self._workers, self._memory)
+
+    def run(self, steps: int, count: int) -> None:
+        """Runs `count` steps at address `steps` (pairs of function and parameter addresses) on all threads."""
+        with self._lock:
+            if not self._finalizer.alive:
+                raise InputError("the thread pool is closed")
+            self._submit(self._pool, steps, count)
+
+    def close(self) -> None:
+        """Ends the workers. The pool cannot run again."""
+        with self._lock:
+            self._finalizer()
+
+
+def _start_workers(memory: object, pool: int, count: int) -> list[threading.Thread]:
+    serve = _function("worker", 2)
+    workers = [
+        threading.Thread(target=serve, args=(pool, tid), name=f"lpir-cpu-{tid}", daemon=True) for tid in range(1, count)
+    ]
+    for worker in workers:
+        worker.start()
+    return workers
+
+
+def _stop(pool: int, workers: list[threading.Thread], memory: object) -> None:
+    """Ends the workers; `memory` is kept until they are gone."""
+    _function("stop", 1)(pool)
+    for worker in workers:
+        if worker is not threading.current_thread():
+            worker.join()
+
+
+def default_threads() -> int:
+    """Processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""REFERENCE: every operation through its NumPy reference."""

@@ -1,0 +1,1 @@
+"""Other formats, imported as the same IR."""

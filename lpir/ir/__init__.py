@@ -1,0 +1,1 @@
+"""The graph: element types, shapes, operations, nodes and models."""

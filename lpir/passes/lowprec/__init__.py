@@ -1,0 +1,1 @@
+"""From FakeQuantize to integer arithmetic."""

@@ -1,0 +1,365 @@
+"""Lowering of convolutions, matrix products, pooling, reductions, softmax and normalization."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lpir.ir.graph import Node, QuantType, Value
+from lpir.ir.op import Array
+from lpir.ir.types import f32, i32
+from lpir.ops.bases import normalize_axis
+from lpir.ops.boundary import constant
+from lpir.ops.lowered import (
+    LoweredConvolution,
+    LoweredMatMul,
+    LoweredNormalize,
+    LoweredSoftmax,
+    Pool,
+    Reduce,
+    window_counts,
+)
+from lpir.ops.reshaping import Reshape, Transpose
+from lpir.passes.lowprec.forms import Lowering, physical_axis
+from lpir.passes.lowprec.rules import rule
+from lpir.passes.lowprec.weights import Weights, find_weights
+from lpir.scalar.expr import Expr, apply, cast, input_
+
+# sums of K products of 8-bit codes stay inside int32 up to here: K * 255 * 128 < 2**31
+MAX_K = 65_792
+IDENTITY = input_(0, f32)
+SCALED = cast(input_(0, i32), f32) * input_(1, f32)
+
+
+@rule("Convolution", "GroupConvolution")
+def convolution(state: Lowering, node: Node) -> None:
+    """Channels last; in INT8 when the activations are codes and the weights are 8-bit with a scale an output channel."""
+    x, w = node.inputs
+    grouped = node.op.type_name == "GroupConvolution"
+    groups = w.shape.to_static()[0] if grouped else 1
+    rank = len(x.shape)
+    begin, end = resolved_pads(node)
+    op = LoweredConvolution(
+        tuple(node.op.strides),  # type: ignore[attr-defined]
+        tuple(node.op.dilations),  # type: ignore[attr-defined]
+        begin,
+        end,
+        groups,
+        0,
+        IDENTITY,
+    )
+    found = _int8_convolution(state, node, groups)
+    if found is None:
+        weights = state.constant_of(w)
+        real = state.real(x, True)
+        if weights is None:
+            kernel = _kernel_of_activation(state, w, rank, grouped)
+        else:
+            kernel = constant(_kernel_last(weights.astype(np.float32), grouped))
+        state.set_real(node.outputs[0], state.emit(op, [real, kernel]), True)
+        return
+    codes, weights8, scale = found
+    quant = state.form(x).quant
+    assert quant is not None
+    op = LoweredConvolution(op.strides, op.dilations, begin, end, groups, quant.zero_point, SCALED)
+    kernel = constant(_kernel_last(weights8, grouped))
+    state.precision = "INT8"
+    state.set_real(node.outputs[0], state.emit(op, [codes, kernel, constant(scale)]), True)
+
+
+def _int8_convolution(state: Lowering, node: Node, groups: int) -> tuple[Value, Array, Array] | None:
+    """Codes, int8 weights and the combined scale of each output channel, or None (with the reason noted)."""
+    x, w = node.inputs
+    weights = find_weights(w) if state.low_precision else None
+    quantized = state.has_codes(x)
+    if not state.low_precision or (weights is None and not quantized):
+        return None
+    if not isinstance(weights, Weights):
+        state.refuse(weights or "the weights are not 8-bit constants")
+        return None
+    if not quantized:
+        state.refuse(f"the input '{x.name}' is not quantized: it has no FakeQuantize")
+        return None
+    quant = state.form(x).quant
+    assert quant is not None
+    axes = (0, 1) if node.op.type_name == "GroupConvolution" else (0,)
+    scale = weights.scale_along(axes)
+    if scale is None:
+        state.refuse("the weights' scale varies inside an output channel")
+        return None
+    outputs = math.prod(weights.codes.shape[: len(axes)])
+    if not quant.is_per_tensor and not (quant.axis == 1 and groups == x.shape[1].length):
+        state.refuse("the input's scale varies along the channels that are summed")
+        return None
+    if weights.codes[0].size // (weights.codes.shape[1] if len(axes) == 2 else 1) > MAX_K:
+        state.refuse(f"more than {MAX_K} products in one sum could leave int32")
+        return None
+    per_input = np.repeat(quant.scale, outputs // groups) if not quant.is_per_tensor else quant.scale.reshape(())
+    combined = np.broadcast_to(scale.reshape(-1), (outputs,)).astype(np.float64) * per_input.astype(np.float64)
+    codes = state.codes(x, True)
+    assert codes is not None
+    return codes, weights.codes, combined.astype(np.float32)
+
+
+def _kernel_last(w: Array, grouped: bool) -> Array:
+    """`[O, C/g, *K]` or `[g, O/g, C/g, *K]` as `[*K, C/g, O]`."""
+    if grouped:
+        w = w.reshape(w.shape[0] * w.shape[1], *w.shape[2:])
+    return np.ascontiguousarray(np.moveaxis(w, (1, 0), (-2, -1)))
+
+
+def _kernel_of_activation(state: Lowering, w: Value, rank: int, grouped: bool) -> Value:
+    """The same for weights that are computed by the model."""
+    plain = state.real(w)
+    if grouped:
+        shape = w.shape.to_static()
+        plain = state.emit(Reshape(False), [plain, constant((shape[0] * shape[1], *shape[2:]), np.int64)])
+    return state.emit(Transpose(), [plain, constant((*range(2, rank), 1, 0), np.int64)])
+
+
+def resolved_pads(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The pads that auto_pad stands for."""
+    op, spatial = node.op, node.inputs[0].shape.to_static()[2:]
+    begin, end = tuple(op.pads_begin), tuple(op.pads_end)  # type: ignore[attr-defined]
+    mode = op.auto_pad  # type: ignore[attr-defined]
+    if mode == "valid":
+        return (0,) * len(spatial), (0,) * len(spatial)
+    if mode not in ("same_upper", "same_lower"):
+        return begin, end
+    kernel = getattr(op, "kernel", None) or node.inputs[1].shape.to_static()[-len(spatial) :]
+    dilations = getattr(op, "dilations", None) or (1,) * len(spatial)
+    pads = []
+    for size, k, s, d in zip(spatial, kernel, op.strides, dilations, strict=True):  # type: ignore[attr-defined]
+        total = max((-(-size // s) - 1) * s + d * (k - 1) + 1 - size, 0)
+        small = total // 2
+        pads.append((small, total - small) if mode == "same_upper" else (total - small, small))
+    return tuple(p[0] for p in pads), tuple(p[1] for p in pads)
+
+
+@rule("MatMul")
+def matmul(state: Lowering, node: Node) -> None:
+    """In INT8 when both inputs are 8-bit: codes and codes, or codes and constant weights with a scale a column."""
+    a, b = node.inputs
+    if len(a.shape) < 2 or len(b.shape) < 2:
+        from lpir.passes.lowprec.lower import copy_node
+
+        copy_node(state, node)
+        return
+    found = _int8_matmul(state, node)
+    if found is not None:
+        op, inputs = found
+        state.precision = "INT8"
+        state.set_real(node.outputs[0], state.emit(op, inputs))
+        return
+    left = _transposed(state, state.real(a)) if node.op.transpose_a else state.real(a)  # type: ignore[attr-defined]
+    flip = bool(node.op.transpose_b)  # type: ignore[attr-defined]
+    array = state.constant_of(b)
+    if array is None:
+        right = state.real(b)
+    else:
+        right = constant(np.ascontiguousarray(np.swapaxes(array, -1, -2) if flip else array, np.float32))
+        flip = False
+    state.set_real(node.outputs[0], state.emit(LoweredMatMul(flip, 0, 0, IDENTITY), [left, right]))
+
+
+def _transposed(state: Lowering, value: Value) -> Value:
+    rank = len(value.shape)
+    return state.emit(Transpose(), [value, constant((*range(rank - 2), rank - 1, rank - 2), np.int64)])
+
+
+def _int8_matmul(state: Lowering, node: Node) -> tuple[LoweredMatMul, list[Value]] | None:
+    a, b = node.inputs
+    if not state.low_precision:
+        return None
+    weights = find_weights(b)
+    if not state.has_codes(a) and not state.has_codes(b) and weights is None:
+        return None
+    if isinstance(weights, str):
+        state.refuse(weights)
+        return None
+    if not state.has_codes(a):
+        state.refuse(f"the input '{a.name}' is not quantized: it has no FakeQuantize")
+        return None
+    if weights is None and not state.has_codes(b):
+        state.refuse(f"the input '{b.name}' is not quantized: it has no FakeQuantize")
+        return None
+    qa = state.form(a).quant
+    assert qa is not None
+    if not qa.is_per_tensor:
+        state.refuse("the input's scale varies along the axis that is summed")
+        return None
+    if a.shape[-2 if node.op.transpose_a else -1].length > MAX_K:  # type: ignore[attr-defined]
+        state.refuse(f"more than {MAX_K} products in one sum could leave int32")
+        return None
+    left = state.codes(a, False)
+    assert left is not None
+    if node.op.transpose_a:  # type: ignore[attr-defined]
+        left = _transposed(state, left)
+    flip = bool(node.op.transpose_b)  # type: ignore[attr-defined]
+    if weights is None:
+        return _codes_times_codes(state, left, b, qa, flip)
+    return _codes_times_weights(state, left, weights, qa, flip)
+
+
+def _codes_times_codes(
+    state: Lowering, left: Value, b: Value, qa: QuantType, flip: bool
+) -> tuple[LoweredMatMul, list[Value]] | None:
+    qb, right = state.form(b).quant, state.codes(b, False)
+    assert qb is not None and right is not None
+    if not qb.is_per_tensor:
+        state.refuse("the second input's scale varies along an axis")
+        return None
+    scale = float(np.float32(float(qa.scale.reshape(())) * float(qb.scale.reshape(()))))
+    epilogue = cast(input_(0, i32), f32) * scale
+    return LoweredMatMul(flip, qa.zero_point, qb.zero_point, epilogue), [left, right]
+
+
+def _codes_times_weights(
+    state: Lowering, left: Value, weights: Weights, qa: QuantType, flip: bool
+) -> tuple[LoweredMatMul, list[Value]] | None:
+    codes = np.swapaxes(weights.codes, -1, -2) if flip else weights.codes
+    scales = np.broadcast_to(weights.scale, weights.codes.shape)
+    scale = Weights(codes, np.swapaxes(scales, -1, -2) if flip else scales).scale_along((codes.ndim - 1,))
+    if scale is None:
+        state.refuse("the weights' scale varies along the axis that is summed")
+        return None
+    combined = np.broadcast_to(scale.reshape(-1), (codes.shape[-1],)).astype(np.float64) * float(qa.scale.reshape(()))
+    op = LoweredMatMul(False, qa.zero_point, 0, SCALED)
+    return op, [left, constant(np.ascontiguousarray(codes)), constant(combined.astype(np.float32))]
+
+
+@rule("MaxPool", "AvgPool")
+def pool(state: Lowering, node: Node) -> None:
+    """Channels last, on codes where there are some: the maximum of codes is the code of the maximum."""
+    (x,), op = node.inputs, node.op
+    if len(node.outputs) > 1 and node.outputs[1].uses:
+        from lpir.passes.lowprec.lower import copy_node
+
+        copy_node(state, node)
+        return
+    is_max = op.type_name == "MaxPool"
+    begin, end = resolved_pads(node)
+    kernel, strides = tuple(op.kernel), tuple(op.strides)  # type: ignore[attr-defined]
+    dilations = tuple(getattr(op, "dilations", None) or (1,) * len(kernel))
+    end = _ceil_pads(node, kernel, strides, dilations, begin, end)
+    quant = state.form(x).quant
+    exclude = bool(getattr(op, "exclude_pad", True)) or is_max
+    geometry = (strides, dilations, begin, end, "max" if is_max else "avg", kernel, exclude)
+    codes = state.codes(x, True) if quant is not None and quant.is_per_tensor else None
+    if codes is None or quant is None:
+        epilogue = IDENTITY if is_max else input_(0, f32) / input_(1, f32)
+        state.set_real(node.outputs[0], state.emit(Pool(*geometry, 0, epilogue), [state.real(x, True)]), True)
+    elif is_max:
+        state.precision = "INT8"
+        lowered = state.emit(Pool(*geometry, 0, cast(input_(0, i32), codes.element_type)), [codes])
+        state.set_codes(node.outputs[0], lowered, quant, True)
+    else:
+        state.precision = "INT8"
+        epilogue = cast(input_(0, i32), f32) * float(quant.scale.reshape(())) / input_(1, f32)
+        lowered = state.emit(Pool(*geometry, quant.zero_point, epilogue), [codes])
+        state.set_real(node.outputs[0], lowered, True)
+
+
+def _ceil_pads(
+    node: Node,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    begin: tuple[int, ...],
+    end: tuple[int, ...],
+) -> tuple[int, ...]:
+    """End pads that give as many positions as the public operation has (rounding_type ceil adds some)."""
+    wanted = node.outputs[0].shape.to_static()[2:]
+    out = []
+    for size, k, s, d, b, e, n in zip(
+        node.inputs[0].shape.to_static()[2:], kernel, strides, dilations, begin, end, wanted, strict=True
+    ):
+        missing = n - window_counts(size, k, s, d, b, e)
+        out.append(e if missing <= 0 else (n - 1) * s + d * (k - 1) + 1 - size - b)
+    return tuple(out)
+
+
+REDUCTIONS = {"ReduceMean": "sum", "ReduceSum": "sum", "ReduceMax": "max", "ReduceMin": "min", "ReduceProd": "prod"}
+
+
+@rule(*REDUCTIONS)
+def reduce(state: Lowering, node: Node) -> None:
+    """Any axes; on codes where there are some."""
+    x, axes_value = node.inputs
+    rank, quant, name = len(x.shape), state.form(x).quant, node.op.type_name
+    found = state.constant_of(axes_value)
+    if found is None or rank == 0 or x.element_type != f32:
+        from lpir.passes.lowprec.lower import copy_node
+
+        copy_node(state, node)
+        return
+    axes = sorted({normalize_axis(int(a), rank) for a in np.asarray(found).reshape(-1)})
+    keep = bool(node.op.keep_dims)  # type: ignore[attr-defined]
+    last = keep and state.prefers_last([x], rank)
+    if not keep and state.prefers_last([x], rank) and set(axes) >= set(range(2, rank)):
+        # with the spatial axes gone the layout no longer matters
+        last = True
+    kept_last = last and keep
+    physical = tuple(sorted(physical_axis(a, rank, last) for a in axes))
+    count = math.prod(x.shape[a].length for a in axes)
+    inverse = float(np.float32(1.0 / max(count, 1)))
+    on_codes = quant is not None and quant.is_per_tensor and name != "ReduceProd" and count * 255 < 2**31
+    codes = state.codes(x, last) if on_codes else None
+    if codes is not None and quant is not None:
+        state.precision = "INT8"
+        scale = float(np.float32(float(quant.scale.reshape(())) / (count if name == "ReduceMean" else 1)))
+        epilogue: Expr = cast(input_(0, i32), f32) * scale
+        op = Reduce(REDUCTIONS[name], physical, keep, quant.zero_point, epilogue)
+        state.set_real(node.outputs[0], state.emit(op, [codes]), kept_last)
+        return
+    epilogue = IDENTITY * inverse if name == "ReduceMean" else IDENTITY
+    op = Reduce(REDUCTIONS[name], physical, keep, 0, epilogue)
+    state.set_real(node.outputs[0], state.emit(op, [state.real(x, last)]), kept_last)
+
+
+@rule("Softmax", "LogSoftmax")
+def softmax(state: Lowering, node: Node) -> None:
+    """Over the last axis; another axis is moved there and back."""
+    x = node.inputs[0]
+    rank = len(x.shape)
+    axis = normalize_axis(int(node.op.axis), rank)  # type: ignore[attr-defined]
+    if rank == 0 or x.element_type != f32:
+        from lpir.passes.lowprec.lower import copy_node
+
+        copy_node(state, node)
+        return
+    is_log = node.op.type_name == "LogSoftmax"
+    op = LoweredSoftmax(apply("log", IDENTITY) if is_log else IDENTITY)
+    real = state.real(x, rank > 2 and axis == 1 and state.prefers_last([x], rank))
+    if rank > 2 and axis == 1 and real is state.form(x).real.get(True):
+        state.set_real(node.outputs[0], state.emit(op, [real]), True)
+        return
+    order = [*(i for i in range(rank) if i != axis), axis]
+    if axis == rank - 1:
+        state.set_real(node.outputs[0], state.emit(op, [real]))
+        return
+    moved = state.emit(op, [state.emit(Transpose(), [real, constant(order, np.int64)])])
+    state.set_real(node.outputs[0], state.emit(Transpose(), [moved, constant(np.argsort(order), np.int64)]))
+
+
+@rule("MVN")
+def mvn(state: Lowering, node: Node) -> None:
+    """Over trailing axes natively (LayerNorm); others are moved to the end and back."""
+    x, axes_value = node.inputs
+    rank = len(x.shape)
+    axes = sorted({normalize_axis(int(a), rank) for a in np.asarray(state.constant_of(axes_value)).reshape(-1)})
+    op = LoweredNormalize(
+        len(axes),
+        bool(node.op.normalize_variance),  # type: ignore[attr-defined]
+        float(node.op.eps),  # type: ignore[attr-defined]
+        str(node.op.eps_mode).upper(),  # type: ignore[attr-defined]
+        IDENTITY,
+    )
+    real = state.real(x)
+    order = [*(i for i in range(rank) if i not in axes), *axes]
+    if order == list(range(rank)):
+        state.set_real(node.outputs[0], state.emit(op, [real]))
+        return
+    moved = state.emit(op, [state.emit(Transpose(), [real, constant(order, np.int64)])])
+    state.set_real(node.outputs[0], state.emit(Transpose(), [moved, constant(np.argsort(order), np.int64)]))

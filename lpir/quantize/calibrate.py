@@ -1,0 +1,97 @@
+"""Runs the float model over the calibration data and gathers the statistics that ranges need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lpir.errors import ModelError
+from lpir.ir.model import Model
+from lpir.quantize.config import QuantizationConfig
+from lpir.quantize.execute import TappedModel
+from lpir.quantize.observers import HistogramObserver, MinMaxObserver
+from lpir.quantize.placement import ActivationQuantizer
+from lpir.quantize.ranges import Range, asymmetric, symmetric
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Observer = MinMaxObserver | HistogramObserver
+
+# a tensor with such values is an attention mask: 8 bits for -3e38 .. 0 would leave nothing of the scores
+MASK = 1e30
+
+
+def make_observer(quantizer: ActivationQuantizer, config: QuantizationConfig) -> Observer:
+    """One range a channel needs limits only; a histogram is kept where the whole tensor has one range."""
+    if quantizer.axis is None and config.activation_range in ("percentile", "mse"):
+        return HistogramObserver()
+    mean = config.activation_range == "mean_minmax" and quantizer.axis is None
+    return MinMaxObserver(quantizer.axis, mean)
+
+
+def collect(
+    model: Model,
+    quantizers: Sequence[ActivationQuantizer],
+    samples: Iterable[list[Array]],
+    config: QuantizationConfig,
+    device: str,
+    report: Callable[[int], None],
+) -> list[Observer | None]:
+    """Statistics for each quantizer, None where the tensor holds masks or infinities and should stay float.
+
+    Raises ModelError when the float model itself gives NaN.
+    """
+    found: list[Observer | None] = [make_observer(q, config) for q in quantizers]
+    tapped = TappedModel(model, [q.value for q in quantizers], device)
+    for index, sample in enumerate(samples):
+        for position, array in enumerate(tapped.run(sample)):
+            observer = found[position]
+            if observer is None:
+                continue
+            if not _is_plain(array):
+                if np.isnan(array).any():
+                    name = quantizers[position].value.name
+                    raise ModelError(f"the float model gives NaN in '{name}' for calibration item {index}")
+                found[position] = None
+                continue
+            observer.update(array)
+        report(index + 1)
+    return found
+
+
+def ranges_of(
+    quantizers: Sequence[ActivationQuantizer], observers: Sequence[Observer | None], config: QuantizationConfig
+) -> list[Range | None]:
+    """The limits of each quantizer; those of one group are the same. None: leave the tensor float."""
+    limits = [_limits(o, config, q.symmetric) for q, o in zip(quantizers, observers, strict=True)]
+    groups: dict[int, list[int]] = {}
+    for position, quantizer in enumerate(quantizers):
+        if quantizer.group is not None:
+            groups.setdefault(quantizer.group, []).append(position)
+    for members in groups.values():
+        known = [found for p in members if (found := limits[p]) is not None]
+        whole = None
+        if len(known) == len(members):
+            whole = (np.min([low for low, _ in known]), np.max([high for _, high in known]))
+        for position in members:
+            limits[position] = whole
+    found: list[Range | None] = []
+    for quantizer, limit in zip(quantizers, limits, strict=True):
+        rule = symmetric if quantizer.symmetric else asymmetric
+        found.append(None if limit is None else rule(*limit))
+    return found
+
+
+def _limits(observer: Observer | None, config: QuantizationConfig, is_symmetric: bool) -> tuple[Array, Array] | None:
+    if observer is None:
+        return None
+    if isinstance(observer, MinMaxObserver):
+        return observer.limits()
+    if config.activation_range == "percentile":
+        return observer.percentile(config.percentile)
+    return observer.best_clipping(symmetric=is_symmetric)
+
+
+def _is_plain(array: Array) -> bool:
+    return array.size == 0 or bool(max(-float(array.min()), float(array.max())) < MASK)

@@ -1,0 +1,137 @@
+"""`quantize`: from a float model and a few typical inputs to a model with INT8 weights and FakeQuantize."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Union
+
+import numpy as np
+
+from lpir.errors import InputError, UnsupportedError
+from lpir.ir.model import Model
+from lpir.quantize.calibrate import collect, ranges_of
+from lpir.quantize.compress import compress_weights as compress
+from lpir.quantize.config import IgnoredScope, QuantizationConfig, make_config
+from lpir.quantize.correct import correct
+from lpir.quantize.dataset import Dataset, as_dataset
+from lpir.quantize.insert import insert_activations, insert_weights
+from lpir.quantize.placement import Placement, place
+from lpir.quantize.prepare import prepare
+from lpir.quantize.progress import Progress, Reporter
+from lpir.quantize.traits import Traits, traits_for
+from lpir.runtime import registry
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def quantize(
+    model: Model,
+    dataset: Union[Dataset, Iterable[Any]],
+    *,
+    preset: str | None = None,
+    subset_size: int = 300,
+    model_type: str | None = None,
+    ignored_scope: IgnoredScope | None = None,
+    target_device: str = "CPU",
+    compress_weights: bool = True,
+    progress: Union[bool, Reporter] = True,
+    config: QuantizationConfig | None = None,
+    **options: Any,
+) -> Model:
+    """A quantized copy of `model`, which stays as it is.
+
+    dataset: typical inputs, read once (see Dataset); 10 to 300 are enough. preset: "performance" (symmetric activations)
+    or "mixed" (asymmetric). model_type: "transformer" for networks with attention. progress: False for silence, or
+    `f(what, done, total)`. config: all choices in one object, in place of the others; `options` are further fields of
+    QuantizationConfig.
+
+    Raises InputError: an empty dataset, items that do not fit the model or hold NaN or infinity (with the item's number),
+    a model that is quantized already, unknown options or names.
+    """
+    if config is None:
+        given = {
+            "preset": preset,
+            "subset_size": subset_size,
+            "model_type": model_type,
+            "ignored_scope": ignored_scope or IgnoredScope(),
+            "target_device": target_device,
+            "compress_weights": compress_weights,
+        }
+        config = make_config(None, {**given, **options})
+    elif options:
+        config = make_config(config, options)
+    check_float(model)
+    data = as_dataset(dataset)
+    prepared = prepare(model)
+    placement = placement_of(prepared, config, traits_of(config.target_device))
+    with Progress(progress) as bar:
+        total = min(len(data), config.subset_size)
+        kept: list[list[Array]] = []
+        wanted = config.correction_samples if config.correction != "none" else 0
+        samples = _keep(data.samples(prepared, config.subset_size), kept, wanted)
+        observers = collect(
+            prepared,
+            placement.activations,
+            samples,
+            config,
+            config.target_device,
+            lambda done: bar.step("Calibrating", done, total),
+        )
+        ranges = ranges_of(placement.activations, observers, config)
+        quantized = prepared.clone()
+        moved = placement_of(quantized, config, traits_of(config.target_device))
+        insert_activations(moved.activations, ranges)
+        insert_weights(moved.weights)
+        if config.correction != "none":
+            gain = config.correction == "gain_bias"
+            correct(prepared, quantized, kept, gain=gain, report=lambda done, n: bar.step("Correcting", done, n))
+    if config.compress_weights:
+        compress(quantized)
+    quantized.validate()
+    quantized.rt_info = {**model.rt_info, "lpir": {"quantization": config.as_rt_info()}}
+    return quantized
+
+
+def placement_of(model: Model, config: QuantizationConfig, traits: Traits) -> Placement:
+    """Where the quantizers of `model` would go. Raises InputError when the ignored scope matches nothing."""
+    ignored = dict.fromkeys(config.ignored_scope.matches(model), "in the ignored scope")
+    return place(
+        model,
+        traits,
+        transformer=config.model_type == "transformer",
+        symmetric=config.symmetric_activations,
+        per_channel_depthwise=config.per_channel_depthwise,
+        ignored=ignored,
+    )
+
+
+def traits_of(device: str) -> Traits:
+    """What the device gains from quantization; the general table where the device is not there to ask.
+
+    Raises InputError for an unknown device.
+    """
+    try:
+        return traits_for(registry.load(device).capabilities())
+    except UnsupportedError:
+        return traits_for(None)
+
+
+def check_float(model: Model) -> None:
+    """Raises InputError when the model has FakeQuantize nodes, or was written by `quantize`."""
+    found = [n.name for n in model.nodes() if n.op.type_name == "FakeQuantize"]
+    if found:
+        raise InputError(
+            f"model '{model.name}' is quantized already: it has {len(found)} FakeQuantize nodes (first '{found[0]}'); "
+            "quantize the float model"
+        )
+    own = model.rt_info.get("lpir")
+    if isinstance(own, dict) and "quantization" in own:
+        raise InputError(f"model '{model.name}' is quantized already (by lpir); quantize the float model")
+
+
+def _keep(samples: Iterator[list[Array]], kept: list[list[Array]], count: int) -> Iterator[list[Array]]:
+    """The samples; copies of the first `count` go to `kept`."""
+    for sample in samples:
+        if len(kept) < count:
+            kept.append([x.copy() for x in sample])
+        yield sample

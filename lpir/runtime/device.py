@@ -1,0 +1,101 @@
+"""What a device is: it says what it can do, and compiles a model into something that runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lpir.errors import InputError
+from lpir.ir.model import Model
+from lpir.ir.op import Array
+from lpir.runtime.explain import Explanation
+from lpir.runtime.profile import ProfilingInfo
+from lpir.runtime.properties import COMMON, Property
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a device can do, as data; the quantizer decides by it.
+
+    low_precision: whether FakeQuantize becomes integer arithmetic; integer_operations: public operations that then run
+    on 8-bit codes; the limits say which quantization they take. max_reduction: longest sum of products that is exact.
+    """
+
+    device: str
+    full_name: str
+    optimization_capabilities: tuple[str, ...] = ("FP32",)
+    low_precision: bool = False
+    integer_operations: frozenset[str] = frozenset()
+    activation_levels: int = 256
+    weight_levels: int = 256
+    per_channel_weights: bool = True
+    per_channel_activations: bool = False
+    asymmetric_activations: bool = True
+    asymmetric_weights: bool = False
+    max_reduction: int = 65_792
+
+
+class Runner(ABC):
+    """The state of one inference: buffers and variables. One thread at a time may use it."""
+
+    @abstractmethod
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Outputs in the model's order, in arrays that the caller owns; `inputs` were checked and are contiguous."""
+
+    def profiling_info(self) -> list[ProfilingInfo]:
+        """Times of the last run; empty unless the model was compiled with PERF_COUNT."""
+        return []
+
+    def reset_state(self) -> None:  # noqa: B027  (a runner without variables has nothing to do)
+        """Variables of a stateful model start anew."""
+
+
+class Executable(ABC):
+    """A compiled model. Runners made from it share everything but buffers."""
+
+    @abstractmethod
+    def create_runner(self) -> Runner:
+        """A new runner with its own buffers."""
+
+    @abstractmethod
+    def explain(self) -> Explanation:
+        """Which precision and kernel each operation of the model runs in, and why."""
+
+    def runtime_model(self) -> Model | None:
+        """The graph that really runs, where the device has one."""
+        return None
+
+    def properties(self) -> dict[str, Any]:
+        """Read-only facts of this executable, by property name."""
+        return {}
+
+
+class Device(ABC):
+    """A device: two methods, and the properties it understands."""
+
+    name: ClassVar[str]
+    own_properties: ClassVar[tuple[Property, ...]] = ()
+
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What the device can do."""
+
+    @abstractmethod
+    def compile(self, model: Model, config: Mapping[str, Any]) -> Executable:
+        """Prepares `model`, which the device may keep and must not change. `config` has a value for each property."""
+
+    def properties(self) -> dict[str, Property]:
+        """Everything that `config` may hold."""
+        return {p.name: p for p in (*COMMON, *self.own_properties)}
+
+    def configure(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
+        """`config` checked and completed with defaults. Raises InputError that lists the known properties."""
+        known = self.properties()
+        values = {name: p.default for name, p in known.items()}
+        for name, value in (config or {}).items():
+            if name not in known:
+                raise InputError(f"{self.name} has no property {name!r}; it has {', '.join(sorted(known))}")
+            values[name] = known[name].parse(value)
+        return values

@@ -1,0 +1,77 @@
+"""Where the buffers of a plan lie: one arena, in which buffers that are never alive together share bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lpir.ir.op import Array
+
+# of every buffer, in bytes
+ALIGNMENT = 64
+# bytes behind every buffer that vector loads may read
+SLACK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A buffer of `size` bytes that is alive from step `first` to step `last`, both inclusive."""
+
+    size: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Byte offset of each block, and the bytes of the whole arena (with slack)."""
+
+    offsets: tuple[int, ...]
+    size: int
+
+
+def aligned(size: int) -> int:
+    """`size` rounded up to the alignment."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def place(blocks: Sequence[Block]) -> Placement:
+    """Offsets for all blocks: largest first, each in the tightest gap that its lifetime leaves.
+
+    Every offset is a multiple of 64. The slack behind a block may be another block: it is only read.
+    """
+    count = len(blocks)
+    sizes = np.array([aligned(max(b.size, 1)) for b in blocks], np.int64)
+    first = np.array([b.first for b in blocks], np.int64)
+    last = np.array([b.last for b in blocks], np.int64)
+    offsets = np.zeros(count, np.int64)
+    placed = np.zeros(0, np.int64)
+    for index in np.lexsort((first, -sizes)):
+        alive = placed[(first[placed] <= last[index]) & (last[placed] >= first[index])]
+        order = alive[np.argsort(offsets[alive], kind="stable")]
+        offsets[index] = _tightest(offsets[order], offsets[order] + sizes[order], int(sizes[index]))
+        placed = np.append(placed, index)
+    end = int((offsets + sizes).max()) if count else 0
+    return Placement(tuple(int(o) for o in offsets), end + SLACK)
+
+
+def _tightest(starts: Array, ends: Array, size: int) -> int:
+    """The start of the smallest gap of at least `size` bytes between sorted, possibly overlapping intervals."""
+    if not len(starts):
+        return 0
+    reach = np.maximum.accumulate(ends)
+    before = np.concatenate([[0], reach[:-1]])
+    gaps = starts - before
+    fits = np.flatnonzero(gaps >= size)
+    if not len(fits):
+        return int(reach[-1])
+    return int(before[fits[np.argmin(gaps[fits])]])
+
+
+def allocate(size: int) -> Array:
+    """Zeroed bytes that start at a multiple of 64."""
+    raw = np.zeros(size + ALIGNMENT, np.uint8)
+    skip = -raw.ctypes.data % ALIGNMENT
+    return raw[skip : skip + size]

@@ -1,0 +1,301 @@
+"""Compiled models and inference requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from lpir.errors import InputError
+from lpir.ir.graph import Value
+from lpir.ir.model import Model
+from lpir.ir.op import Array
+from lpir.runtime.device import Device, Executable
+from lpir.runtime.explain import Explanation
+from lpir.runtime.ports import Key, Results, model_ports
+from lpir.runtime.profile import ProfilingInfo
+from lpir.runtime.tensor import Tensor
+
+
+class CompiledModel:
+    """A model that is ready to run. Calls from several threads run side by side, each in its own request."""
+
+    def __init__(
+        self, executable: Executable, model: Model, users: Model, device: Device, config: Mapping[str, Any]
+    ) -> None:
+        self.executable = executable
+        self.model = model
+        self.device = device
+        self.config = dict(config)
+        self.input_ports, self.output_ports = model_ports(model, users)
+        self._idle: list[InferRequest] = []
+        self._lock = Lock()
+        self._workers: ThreadPoolExecutor | None = None
+
+    @property
+    def inputs(self) -> list[Value]:
+        return [p.value for p in self.input_ports]
+
+    @property
+    def outputs(self) -> list[Value]:
+        return [p.value for p in self.output_ports]
+
+    def input(self, key: Key = 0) -> Value:
+        """The input at a position or with a name. Raises InputError."""
+        return self.input_ports.find(key).value
+
+    def output(self, key: Key = 0) -> Value:
+        """The output at a position or with a name. Raises InputError."""
+        return self.output_ports.find(key).value
+
+    def __call__(self, inputs: Any = None) -> Results:
+        """Runs the model: `inputs` is a list in order, a dict by name, position or Value, or the only input.
+
+        Raises InputError that names the input when one is missing, unknown, or has a wrong shape or type.
+        """
+        with self._lock:
+            request = self._idle.pop() if self._idle else None
+        request = request or InferRequest(self)
+        try:
+            return request.infer(inputs)
+        finally:
+            request.forget()
+            with self._lock:
+                self._idle.append(request)
+
+    def infer_new_request(self, inputs: Any = None) -> Results:
+        """Runs the model in a fresh request."""
+        return self.create_infer_request().infer(inputs)
+
+    def create_infer_request(self) -> InferRequest:
+        """A request with its own buffers and variables."""
+        return InferRequest(self)
+
+    def explain(self) -> Explanation:
+        """Which precision and kernel each operation runs in, and why one that the IR wanted in INT8 does not."""
+        return self.executable.explain()
+
+    def get_runtime_model(self) -> Model:
+        """The graph that really runs."""
+        return self.executable.runtime_model() or self.model
+
+    def get_property(self, name: str) -> Any:
+        """A property that the model was compiled with, or a read-only one. Raises InputError that lists them."""
+        facts: dict[str, Any] = {
+            **self.config,
+            "NETWORK_NAME": self.model.name,
+            "EXECUTION_DEVICES": [self.device.name],
+            "OPTIMAL_NUMBER_OF_INFER_REQUESTS": max(1, int(self.config.get("NUM_STREAMS", 1))),
+            "LOADED_FROM_CACHE": False,
+            **self.executable.properties(),
+        }
+        facts["SUPPORTED_PROPERTIES"] = sorted(facts)
+        if name not in facts:
+            raise InputError(f"the compiled model has no property {name!r}; it has {', '.join(sorted(facts))}")
+        return facts[name]
+
+    def release_memory(self) -> None:
+        """Frees the buffers of idle requests."""
+        with self._lock:
+            self._idle.clear()
+
+    def workers(self) -> ThreadPoolExecutor:
+        """The threads in which asynchronous requests wait for their inference."""
+        with self._lock:
+            if self._workers is None:
+                self._workers = ThreadPoolExecutor(64, "lpir-async")
+            return self._workers
+
+    def __repr__(self) -> str:
+        ports = f"inputs: {self.input_ports}\noutputs: {self.output_ports}"
+        return f"<CompiledModel '{self.model.name}' on {self.device.name}\n{ports}>"
+
+
+class InferRequest:
+    """One inference at a time, with its own buffers and variables."""
+
+    def __init__(self, compiled: CompiledModel) -> None:
+        self.compiled = compiled
+        self.runner = compiled.executable.create_runner()
+        self.userdata: Any = None
+        self._inputs: list[Array | None] = [None] * len(compiled.input_ports)
+        self._results: Results | None = None
+        self._seconds = 0.0
+        self._future: Future[None] | None = None
+        self._callback: Callable[..., Any] | None = None
+        self._error: BaseException | None = None
+        self._busy = Lock()
+
+    def infer(self, inputs: Any = None) -> Results:
+        """Runs and returns the outputs; inputs that are not given keep what `set_tensor` set. Raises InputError."""
+        self._claim()
+        try:
+            return self._run(self._collect(inputs))
+        finally:
+            self._busy.release()
+
+    def start_async(self, inputs: Any = None, userdata: Any = None) -> None:
+        """Starts an inference; `wait` ends it. Raises InputError at once when the inputs do not fit."""
+        self._claim()
+        try:
+            arrays = self._collect(inputs)
+            self.userdata = userdata
+            self._future = self.compiled.workers().submit(self._work, arrays)
+        except BaseException:
+            self._busy.release()
+            raise
+
+    def wait(self) -> None:
+        """Returns when the inference is done. Raises what it raised."""
+        if self._future is not None:
+            self._future.result()
+
+    def wait_for(self, timeout: int) -> bool:
+        """Waits up to `timeout` milliseconds; whether the inference is done."""
+        try:
+            if self._future is not None:
+                self._future.result(timeout / 1000)
+        except FutureTimeout:
+            return False
+        return True
+
+    def set_callback(self, callback: Callable[..., Any], userdata: Any = None) -> None:
+        """`callback(userdata)` is called after each asynchronous inference."""
+        self._callback, self.userdata = callback, userdata
+
+    def set_tensor(self, key: Key, tensor: Any) -> None:
+        """Sets an input for the next inferences. Raises InputError."""
+        port = self.compiled.input_ports.find(key)
+        self._inputs[port.index] = port.accept(tensor)
+
+    def set_input_tensor(self, *args: Any) -> None:
+        """`set_input_tensor(tensor)` for a model with one input, or `set_input_tensor(index, tensor)`."""
+        if len(args) == 1 and len(self._inputs) != 1:
+            raise InputError(f"give a position too; the model has {self.compiled.input_ports}")
+        self.set_tensor(args[0] if len(args) == 2 else 0, args[-1])
+
+    def set_tensors(self, tensors: Mapping[Key, Any]) -> None:
+        """Sets several inputs."""
+        for key, tensor in tensors.items():
+            self.set_tensor(key, tensor)
+
+    set_input_tensors = set_tensors
+
+    def get_tensor(self, key: str | Value) -> Tensor:
+        """The output of the last inference, or the input, with a name. Raises InputError."""
+        inputs, outputs = self.compiled.input_ports, self.compiled.output_ports
+        if outputs.has(key):
+            return self.get_output_tensor(key)
+        if inputs.has(key):
+            return self.get_input_tensor(key)
+        raise InputError(f"unknown tensor {key!r}; inputs {inputs}; outputs {outputs}")
+
+    def get_input_tensor(self, key: Key = 0) -> Tensor:
+        """An input; zeros are put in place when none was set, for the caller to fill. Raises InputError."""
+        port = self.compiled.input_ports.find(key)
+        array = self._inputs[port.index]
+        if array is None:
+            if port.lengths is None:
+                raise InputError(f"input {port} has a dynamic shape; set a tensor first")
+            array = self._inputs[port.index] = np.zeros(port.lengths, port.dtype)
+        return Tensor(array, shared_memory=True)
+
+    def get_output_tensor(self, key: Key = 0) -> Tensor:
+        """An output of the last inference. Raises InputError when there was none."""
+        port = self.compiled.output_ports.find(key)
+        return Tensor(self.results[port.index], shared_memory=True)
+
+    @property
+    def input_tensors(self) -> tuple[Tensor, ...]:
+        return tuple(self.get_input_tensor(i) for i in range(len(self._inputs)))
+
+    @property
+    def output_tensors(self) -> tuple[Tensor, ...]:
+        return tuple(self.get_output_tensor(i) for i in range(len(self.compiled.output_ports)))
+
+    @property
+    def results(self) -> Results:
+        """Outputs of the last inference. Raises InputError when there was none."""
+        self.wait()
+        if self._results is None:
+            raise InputError("the request has not run yet")
+        return self._results
+
+    @property
+    def latency(self) -> float:
+        """Milliseconds that the last inference took."""
+        return self._seconds * 1000
+
+    def get_profiling_info(self) -> list[ProfilingInfo]:
+        """Times of the last inference, one entry an operation; needs PERF_COUNT."""
+        if not self.compiled.config.get("PERF_COUNT"):
+            raise InputError("compile the model with PERF_COUNT=YES to measure it")
+        return self.runner.profiling_info()
+
+    @property
+    def profiling_info(self) -> list[ProfilingInfo]:
+        return self.get_profiling_info()
+
+    def reset_state(self) -> None:
+        """Variables of a stateful model start anew."""
+        self.runner.reset_state()
+
+    def forget(self) -> None:
+        """Drops inputs and results, so that an idle request keeps no caller's arrays alive."""
+        self._inputs = [None] * len(self._inputs)
+        self._results = None
+
+    def get_compiled_model(self) -> CompiledModel:
+        return self.compiled
+
+    def _claim(self) -> None:
+        if not self._busy.acquire(blocking=False):
+            raise InputError("the request is running; wait for it, or use one request a thread")
+
+    def _collect(self, inputs: Any) -> list[Array]:
+        ports = self.compiled.input_ports
+        bound = ports.bind(inputs) if inputs is not None else [None] * len(ports)
+        arrays = []
+        for port, given, kept in zip(ports, bound, self._inputs, strict=True):
+            array = given if given is not None else kept
+            if array is None:
+                raise InputError(f"input {port} is missing; the model has {ports}")
+            arrays.append(array)
+        if inputs is not None:
+            self._inputs = list(arrays)
+        return arrays
+
+    def _run(self, arrays: list[Array]) -> Results:
+        start = time.perf_counter()
+        outputs = self.runner.run(arrays)
+        self._seconds = time.perf_counter() - start
+        self._results = Results(self.compiled.output_ports, outputs)
+        return self._results
+
+    def failure(self) -> BaseException | None:
+        """What the last asynchronous inference raised."""
+        return self._error
+
+    def _work(self, arrays: list[Array]) -> None:
+        self._error = None
+        try:
+            self._run(arrays)
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            self._busy.release()
+            if self._callback is not None:
+                self._callback(self.userdata)
+
+
+def compile_on(device: Device, model: Model, config: Mapping[str, Any] | None) -> CompiledModel:
+    """Compiles a copy of `model` for `device`. Raises InputError for an unknown property."""
+    values = device.configure(config)
+    copy = model.clone()
+    return CompiledModel(device.compile(copy, values), copy, model, device, values)

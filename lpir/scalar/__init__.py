@@ -1,0 +1,1 @@
+"""Scalar expressions: what one element of an elementwise operation computes."""

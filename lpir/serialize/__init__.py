@@ -1,0 +1,1 @@
+"""IR files: OpenVINO's .xml and .bin, read and written."""
