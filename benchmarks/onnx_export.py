@@ -96,5 +96,7 @@ def _operator(node: Node, inputs: list[str], out: str, initializer: Any) -> Any:
         weight = constant_data(node.inputs[1])
         assert weight is not None
         flip = op.transpose_b  # type: ignore[attr-defined]
-        return helper.make_node("MatMul", [inputs[0], initializer(weight.T if flip else weight, f"{out}.weight")], [out], node.name)
+        return helper.make_node(
+            "MatMul", [inputs[0], initializer(weight.T if flip else weight, f"{out}.weight")], [out], node.name
+        )
     raise UnsupportedError(f"{node} has no ONNX form here")

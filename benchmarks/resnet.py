@@ -64,4 +64,3 @@ def resnet50(seed: int = 0) -> Model:
     weight = net.rng.normal(0, 0.02, (1000, 2048)).astype(np.float32)
     y = make("MatMul", mean, constant(weight, name="fc.weight"), name="fc", transpose_a=False, transpose_b=True)
     return finish(y, image, "resnet50")
-

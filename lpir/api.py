@@ -115,7 +115,7 @@ class Core:
     def query_model(self, model: Model, device_name: str) -> dict[str, str]:
         """The operations that the device can run: node name -> device name."""
         device = registry.load(device_name)
-        return dict.fromkeys((node.name for node in model.nodes()), device.name)
+        return dict.fromkeys([node.name for node in model.nodes()], device.name)
 
     def set_property(self, device_name: str, properties: Mapping[str, Any]) -> None:
         """Sets properties for later `compile_model` calls. Raises InputError that lists the known ones."""

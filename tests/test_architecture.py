@@ -85,5 +85,7 @@ def test_devices_are_imported_by_nobody() -> None:
 def test_import_is_light() -> None:
     """`import lpir` brings in no heavy library."""
     code = "import sys, lpir; print(' '.join(m for m in sys.modules if '.' not in m))"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
     assert not loaded & {"llvmlite", "onnx", "rich", "typer", "PIL", "openvino", "torch", "scipy", "google"}

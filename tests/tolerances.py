@@ -40,7 +40,7 @@ class Tolerance:
         magnitude = np.where(np.isfinite(expected), np.abs(expected), 0.0)
         total = self.abs + self.rel * magnitude + self.of_max * (magnitude.max() if magnitude.size else 0.0)
         if self.ulp:
-            info = ml_dtypes.finfo(self.dtype)
+            info: Any = ml_dtypes.finfo(self.dtype)  # type: ignore[no-untyped-call]
             tiny = float(info.smallest_subnormal)
             exponent = np.floor(np.log2(np.maximum(magnitude, tiny)))
             total = total + self.ulp * np.maximum(np.exp2(exponent) * float(info.eps), tiny)
@@ -83,9 +83,10 @@ def assert_close(actual: Any, expected: Any, tolerance: Tolerance, what: str = "
     # a NaN or an infinity in the wrong place counts as the worst
     score = np.where(bad, np.nan_to_num(error, nan=np.inf, posinf=np.inf), -1.0)
     worst = np.unravel_index(int(np.argmax(score)), score.shape)
+    place = tuple(int(i) for i in worst)
     raise AssertionError(
         f"{label}{int(bad.sum())} of {bad.size} elements differ by more than {tolerance.name} ({tolerance.reason}); "
-        f"worst at {tuple(int(i) for i in worst)}: {actual[worst]!r}, expected {expected[worst]!r}, error {error[worst]}"
+        f"worst at {place}: {actual[worst]!r}, expected {expected[worst]!r}, error {error[worst]}"
     )
 
 

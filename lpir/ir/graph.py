@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +41,8 @@ class QuantType:
         )
 
 
-class Use(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Use:
     """Input number `index` of `node` reads the value."""
 
     node: Node
@@ -81,8 +82,8 @@ class Value:
 
     def replace_all_uses_with(self, other: Value, keep_names: bool = True) -> None:
         """Every reader of this value reads `other` instead; tensor names move along."""
-        for node, index in self.uses:
-            node.set_input(index, other)
+        for use in self.uses:
+            use.node.set_input(use.index, other)
         if keep_names:
             other.names |= self.names
             self.names = set()

@@ -49,7 +49,7 @@ class Case:
 class Op:
     """Base of all operations: a frozen dataclass whose fields are its XML attributes.
 
-    `infer` gives the type of each output, `eval` computes the outputs with NumPy (the reference), `cases` gives samples.
+    `infer` gives the type of each output, `eval` computes the outputs with NumPy (the reference), `cases` are samples.
     """
 
     type_name: ClassVar[str] = ""

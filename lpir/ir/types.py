@@ -1,7 +1,7 @@
 """Element types, with OpenVINO's names.
 
-Each type knows its width in a file (`bits`), the NumPy type that holds one unpacked element (`dtype`) and its name on an
-XML port (`precision`).
+Each type knows its width in a file (`bits`), the NumPy type that holds one unpacked element (`dtype`) and its name on
+an XML port (`precision`).
 """
 
 from __future__ import annotations

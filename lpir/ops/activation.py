@@ -15,7 +15,7 @@ import numpy as np
 from lpir.errors import ModelError
 from lpir.ir.op import Arg, Case, TensorType, op
 from lpir.ir.types import ElementType
-from lpir.ops.bases import ElementwiseOp, Unary
+from lpir.ops.bases import ElementwiseOp, FloatUnary, Unary, rounded_once
 from lpir.scalar.expr import Expr, absolute, apply, clamp, erf, exp, input_, less, log, maximum, minimum, select, tanh
 
 
@@ -35,7 +35,7 @@ class Relu(Unary):
 
 @op
 @dataclass(frozen=True)
-class Sigmoid(Unary):
+class Sigmoid(FloatUnary):
     """`1 / (1 + e^-x)` (opset1)."""
 
     def expr(self, x: Expr) -> Expr:
@@ -44,7 +44,7 @@ class Sigmoid(Unary):
 
 @op
 @dataclass(frozen=True)
-class Elu(Unary):
+class Elu(FloatUnary):
     """`x if x >= 0 else alpha * (e^x - 1)` (opset1)."""
 
     alpha: float = 1.0
@@ -60,7 +60,7 @@ class Elu(Unary):
 
 @op
 @dataclass(frozen=True)
-class Gelu(Unary):
+class Gelu(FloatUnary):
     """`x * Phi(x)` (opset7).
 
     ERF: `0.5 x (1 + erf(x / sqrt 2))`; TANH: `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
@@ -96,8 +96,10 @@ class Swish(ElementwiseOp):
     arity: ClassVar[tuple[int, int | None]] = (1, 2)
 
     def expression(self, types: Sequence[ElementType]) -> Expr:
-        x = input_(0, types[0])
-        return x / (exp(-x) + 1.0) if len(types) == 1 else x / (exp(-(x * input_(1, types[1]))) + 1.0)
+        return rounded_once(self.expr, *(input_(i, t) for i, t in enumerate(types)))
+
+    def expr(self, x: Expr, beta: Expr | None = None) -> Expr:
+        return x / (exp(-x if beta is None else -(x * beta)) + 1.0)
 
     def leaf_shapes(self, shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         return [shapes[0], *([()] * (len(shapes) - 1))]
@@ -115,7 +117,7 @@ class Swish(ElementwiseOp):
 
 @op
 @dataclass(frozen=True)
-class HSwish(Unary):
+class HSwish(FloatUnary):
     """`x * min(max(x + 3, 0), 6) / 6` (opset4)."""
 
     version: ClassVar[str] = "opset4"
@@ -127,7 +129,7 @@ class HSwish(Unary):
 
 @op
 @dataclass(frozen=True)
-class HSigmoid(Unary):
+class HSigmoid(FloatUnary):
     """`min(max(x + 3, 0), 6) / 6` (opset5)."""
 
     version: ClassVar[str] = "opset5"
@@ -140,7 +142,7 @@ class HSigmoid(Unary):
 
 @op
 @dataclass(frozen=True)
-class Mish(Unary):
+class Mish(FloatUnary):
     """`x * tanh(ln(1 + e^x))` (opset4).
 
     With `w = e^-|x|`, `tanh(ln(1 + e^x))` is `(1 + 2w) / (1 + 2w + 2w^2)` for x >= 0 and
@@ -160,7 +162,7 @@ class Mish(Unary):
 
 @op
 @dataclass(frozen=True)
-class SoftPlus(Unary):
+class SoftPlus(FloatUnary):
     """`ln(1 + e^x)` (opset4), as `max(x, 0) + ln(1 + e^-|x|)`, which cannot overflow."""
 
     version: ClassVar[str] = "opset4"
@@ -173,7 +175,7 @@ class SoftPlus(Unary):
 
 @op
 @dataclass(frozen=True)
-class SoftSign(Unary):
+class SoftSign(FloatUnary):
     """`x / (1 + |x|)` (opset9)."""
 
     version: ClassVar[str] = "opset9"
@@ -218,7 +220,11 @@ class Clamp(Unary):
 class Parametric(ElementwiseOp):
     """`f(x, parameters...)` with scalar parameters that are inputs."""
 
-    version: ClassVar[str] = "opset1"
+    def expr(self, *leaves: Expr) -> Expr:
+        raise ModelError(f"{self.type_name} states no expression")
+
+    def expression(self, types: Sequence[ElementType]) -> Expr:
+        return rounded_once(self.expr, *(input_(i, t) for i, t in enumerate(types)))
 
     def leaf_shapes(self, shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         return [shapes[0], *([()] * (len(shapes) - 1))]
@@ -237,8 +243,8 @@ class HardSigmoid(Parametric):
 
     arity: ClassVar[tuple[int, int | None]] = (3, 3)
 
-    def expression(self, types: Sequence[ElementType]) -> Expr:
-        x, alpha, beta = (input_(i, t) for i, t in enumerate(types))
+    def expr(self, *leaves: Expr) -> Expr:
+        x, alpha, beta = leaves
         return clamp(alpha * x + beta, 0.0, 1.0)
 
     @classmethod
@@ -254,8 +260,8 @@ class Selu(Parametric):
 
     arity: ClassVar[tuple[int, int | None]] = (3, 3)
 
-    def expression(self, types: Sequence[ElementType]) -> Expr:
-        x, alpha, scale = (input_(i, t) for i, t in enumerate(types))
+    def expr(self, *leaves: Expr) -> Expr:
+        x, alpha, scale = leaves
         return scale * select(apply("gt", x, 0.0), x, alpha * (exp(x) - 1.0))
 
     @classmethod

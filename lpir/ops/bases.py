@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,9 +11,9 @@ import numpy as np
 from lpir.errors import ModelError
 from lpir.ir.op import Arg, Array, Case, Op, TensorType
 from lpir.ir.shape import PartialShape, broadcast
-from lpir.ir.types import ElementType, boolean, from_dtype
+from lpir.ir.types import ElementType, boolean, f32, from_dtype
 from lpir.scalar.evaluate import evaluate
-from lpir.scalar.expr import Expr, input_
+from lpir.scalar.expr import Expr, cast, input_
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,15 @@ class ElementwiseOp(Op):
         return (result if result.shape == shape else np.broadcast_to(result, shape).copy(),)
 
 
+def rounded_once(expr: Callable[..., Expr], *leaves: Expr) -> Expr:
+    """`expr(*leaves)`; with 16 bit floats it is computed in f32 and only the result is rounded."""
+    own = leaves[0].type
+    if not (own.is_float and own.bits == 16):
+        return expr(*leaves)
+    result = expr(*(cast(x, f32) for x in leaves))
+    return cast(result, own) if result.type == f32 else result
+
+
 @dataclass(frozen=True)
 class Unary(ElementwiseOp):
     """`y = f(x)`, element by element; the type and the shape stay. A subclass states `expr`.
@@ -51,7 +60,7 @@ class Unary(ElementwiseOp):
         raise ModelError(f"{self.type_name} states no expression")
 
     def expression(self, types: Sequence[ElementType]) -> Expr:
-        return self.expr(input_(0, types[0]))
+        return rounded_once(self.expr, input_(0, types[0]))
 
     def infer(self, inputs: Sequence[Arg]) -> list[TensorType]:
         return [TensorType(inputs[0].type, inputs[0].shape)]
@@ -65,6 +74,16 @@ class Unary(ElementwiseOp):
             Case(cls(), (x[7].reshape(()),), "scalar"),
             Case(cls(), (np.array([*limits, x[0], x[-1]], np.float32),), "edges"),
         ]
+
+
+@dataclass(frozen=True)
+class FloatUnary(Unary):
+    """A Unary that takes floating point only."""
+
+    def infer(self, inputs: Sequence[Arg]) -> list[TensorType]:
+        if not inputs[0].type.is_float:
+            raise ModelError(f"the input must be floating point, not {inputs[0].type}")
+        return super().infer(inputs)
 
 
 @dataclass(frozen=True)

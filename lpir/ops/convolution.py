@@ -12,9 +12,18 @@ from numpy.lib.stride_tricks import as_strided
 
 from lpir.errors import ModelError
 from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
-from lpir.ir.shape import ANY, Dimension, PartialShape
-from lpir.ops.windows import check_auto_pad, check_window, checked, pad_spatial, padding_of, shifted, taps
-from lpir.ops.windows import window_dimension, window_length
+from lpir.ir.shape import ANY, PartialShape
+from lpir.ops.windows import (
+    check_auto_pad,
+    check_window,
+    checked,
+    pad_spatial,
+    padding_of,
+    shifted,
+    taps,
+    window_dimension,
+    window_length,
+)
 
 # elements of the unrolled input that are alive at once: they should fit the second-level cache
 UNROLLED = 2**18
@@ -72,9 +81,9 @@ def _depthwise(
     w = w.reshape(groups, -1, *w.shape[2:])
     y = np.zeros((count, groups, w.shape[1], *out), x.dtype)
     for tap in taps(w.shape[2:]):
-        y += shifted(x, tap, strides, dilations, out) * w[(slice(None), slice(None), *tap)].reshape(
-            1, groups, -1, *(1,) * spatial
-        )
+        position: tuple[Any, ...] = (slice(None), slice(None), *tap)
+        factor = w[position].reshape(1, groups, -1, *(1,) * spatial)
+        y += shifted(x, tap, strides, dilations, out) * factor
     return y.reshape(count, -1, *out)
 
 
@@ -164,9 +173,7 @@ class ConvolutionBase(Op):
 
     def padding(self, lengths: Sequence[int], kernel: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The padding that is really applied to spatial `lengths`."""
-        return padding_of(
-            lengths, kernel, self.strides, self.dilations, self.pads_begin, self.pads_end, self.auto_pad
-        )
+        return padding_of(lengths, kernel, self.strides, self.dilations, self.pads_begin, self.pads_end, self.auto_pad)
 
     def eval(self, *inputs: Array) -> tuple[Array, ...]:
         x, w = inputs
@@ -246,7 +253,13 @@ class GroupConvolution(ConvolutionBase):
         rng = np.random.default_rng(3)
 
         def case(
-            name: str, x: tuple[int, ...], w: tuple[int, ...], stride: int = 1, pad: int = 0, dilation: int = 1, auto_pad: str = "explicit"
+            name: str,
+            x: tuple[int, ...],
+            w: tuple[int, ...],
+            stride: int = 1,
+            pad: int = 0,
+            dilation: int = 1,
+            auto_pad: str = "explicit",
         ) -> Case:
             n = len(x) - 2
             arrays = (rng.standard_normal(x).astype(np.float32), rng.standard_normal(w).astype(np.float32))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lpir.errors import ModelError
 from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
-from lpir.ir.shape import ANY, Dimension, PartialShape
+from lpir.ir.shape import ANY, Dimension
 from lpir.ops.convolution import accumulator, spatial_rank
 from lpir.ops.windows import check_auto_pad, check_window, checked, map_dimension, shape_input, split_padding, taps
 
@@ -20,8 +20,9 @@ from lpir.ops.windows import check_auto_pad, check_window, checked, map_dimensio
 class BackpropDataBase(Op):
     """What ConvolutionBackpropData and GroupConvolutionBackpropData share.
 
-    `So = stride * (S - 1) + (K - 1) * dilation + 1 - pads_begin - pads_end + output_padding`, or the third input's value
-    (spatial lengths); then auto_pad "same_upper" / "same_lower" choose the pads. output_padding: empty means zeros.
+    `So = stride * (S - 1) + dilation * (K - 1) + 1 - pads_begin - pads_end + output_padding`, or the third input's
+    value (spatial lengths); then auto_pad "same_upper" / "same_lower" choose the pads. An empty output_padding means
+    zeros.
     """
 
     arity: ClassVar[tuple[int, int | None]] = (2, 3)
@@ -97,7 +98,7 @@ class BackpropDataBase(Op):
             return tuple(begin), tuple(out)
         if self.auto_pad.startswith("same"):
             totals = [max(f + x - n, 0) for f, x, n in zip(full, extra, wanted, strict=True)]
-            # of an odd total, same_upper takes the larger part away in front: the mirror image of a convolution's padding
+            # of an odd total, same_upper takes the larger part in front: the mirror image of a convolution
             begin = tuple(split_padding(t, self.auto_pad)[1] for t in totals)
         return tuple(begin), tuple(wanted)
 
@@ -107,7 +108,9 @@ class BackpropDataBase(Op):
         wanted = [int(v) for v in inputs[2].reshape(-1)] if len(inputs) > 2 else None
         begin, out = self.placement(x.shape[2:], w.shape[3:], wanted)
         work = accumulator(x.dtype)
-        y = scatter_windows(x.astype(work, copy=False), w.astype(work, copy=False), self.strides, self.dilations, begin, out)
+        y = scatter_windows(
+            x.astype(work, copy=False), w.astype(work, copy=False), self.strides, self.dilations, begin, out
+        )
         return (y.astype(x.dtype, copy=False),)
 
 
@@ -124,13 +127,16 @@ def scatter_windows(
     y = np.zeros((count, groups, per_out, *full), x.dtype)
     flat = x.reshape(count, groups, per_in, math.prod(lengths))
     for tap in taps(kernel):
-        part = np.matmul(w[(..., *tap)].swapaxes(1, 2), flat).reshape(count, groups, per_out, *lengths)
-        index = tuple(
-            slice(t * d, t * d + s * (n - 1) + 1, s) for t, d, s, n in zip(tap, dilations, strides, lengths, strict=True)
+        position: tuple[Any, ...] = (Ellipsis, *tap)
+        weights = w[position].swapaxes(1, 2)
+        part = np.matmul(weights, flat).reshape(count, groups, per_out, *lengths)
+        index: tuple[Any, ...] = tuple(
+            slice(t * d, t * d + s * (n - 1) + 1, s)
+            for t, d, s, n in zip(tap, dilations, strides, lengths, strict=True)
         )
-        y[(..., *index)] += part
-    inside = tuple(slice(b, b + o) for b, o in zip(begin, out, strict=True))
-    return np.ascontiguousarray(y[(..., *inside)]).reshape(count, groups * per_out, *out)
+        y[:, :, :, *index] += part
+    inside: tuple[Any, ...] = tuple(slice(b, b + o) for b, o in zip(begin, out, strict=True))
+    return np.ascontiguousarray(y[:, :, :, *inside]).reshape(count, groups * per_out, *out)
 
 
 def _case(cls: type[BackpropDataBase], name: str, x: tuple[int, ...], w: tuple[int, ...], **attributes: object) -> Case:
@@ -158,10 +164,35 @@ class ConvolutionBackpropData(BackpropDataBase):
             _case(cls, "plain", (1, 3, 4, 5), (3, 2, 3, 3)),
             _case(cls, "stride", (2, 3, 4, 5), (3, 4, 2, 2), strides=(2, 2)),
             _case(cls, "pads", (1, 3, 5, 5), (3, 2, 4, 4), strides=(2, 2), pads_begin=(1, 1), pads_end=(1, 1)),
-            _case(cls, "output_padding", (1, 3, 4, 4), (3, 2, 3, 3), strides=(2, 2), pads_begin=(1, 1), pads_end=(1, 1), output_padding=(1, 1)),
+            _case(
+                cls,
+                "output_padding",
+                (1, 3, 4, 4),
+                (3, 2, 3, 3),
+                strides=(2, 2),
+                pads_begin=(1, 1),
+                pads_end=(1, 1),
+                output_padding=(1, 1),
+            ),
             _case(cls, "dilated", (1, 2, 4, 5), (2, 2, 3, 2), dilations=(2, 3)),
-            _case(cls, "output_shape_same_upper", (1, 2, 4, 5), (2, 3, 3, 3), strides=(2, 2), auto_pad="same_upper", output_shape=[8, 10]),
-            _case(cls, "output_shape_same_lower", (1, 2, 4, 5), (2, 3, 3, 3), strides=(2, 2), auto_pad="same_lower", output_shape=[8, 10]),
+            _case(
+                cls,
+                "output_shape_same_upper",
+                (1, 2, 4, 5),
+                (2, 3, 3, 3),
+                strides=(2, 2),
+                auto_pad="same_upper",
+                output_shape=[8, 10],
+            ),
+            _case(
+                cls,
+                "output_shape_same_lower",
+                (1, 2, 4, 5),
+                (2, 3, 3, 3),
+                strides=(2, 2),
+                auto_pad="same_lower",
+                output_shape=[8, 10],
+            ),
             _case(cls, "valid", (1, 2, 4, 5), (2, 3, 3, 3), strides=(2, 2), auto_pad="valid"),
             _case(cls, "1d", (1, 3, 7), (3, 2, 4), strides=(3,), pads_begin=(1,)),
             _case(cls, "3d", (1, 2, 3, 3, 3), (2, 2, 2, 3, 2), strides=(2, 1, 2)),

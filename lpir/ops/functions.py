@@ -1,4 +1,7 @@
-"""Mathematical functions, element by element (OpenVINO opset1 unless a class says otherwise)."""
+"""Mathematical functions, element by element (OpenVINO opset1 unless a class says otherwise).
+
+Integers go through float64 and are rounded to the nearest, by Exp and Log toward zero, as OpenVINO's reference does.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lpir.ir.op import op
+from lpir.ir.types import f64
 from lpir.ops.bases import Unary
-from lpir.scalar.expr import Expr, apply
+from lpir.scalar.expr import Expr, apply, cast, rint
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,10 @@ class Function(Unary):
     function: ClassVar[str] = ""
 
     def expr(self, x: Expr) -> Expr:
-        return apply(self.function, x)
+        if not x.type.is_integer:
+            return apply(self.function, x)
+        y = apply(self.function, cast(x, f64))
+        return cast(y if self.function in ("exp", "log") else rint(y), x.type)
 
 
 @op

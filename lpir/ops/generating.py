@@ -65,9 +65,9 @@ class Range(Op):
             raise InputError(f"a range from {start} to {stop} by {step} is too long")
         if isinstance(step, int):
             return ((start + np.arange(count) * step).astype(self.output_type.dtype),)
-        work = np.float64 if self.output_type.bits == 64 else np.float32
-        steps = np.arange(count, dtype=work) * work(step)
-        return ((work(start) + steps).astype(self.output_type.dtype),)
+        work = np.dtype(np.float64 if self.output_type.bits == 64 else np.float32)
+        steps = np.arange(count).astype(work) * np.asarray(step, work)
+        return ((np.asarray(start, work) + steps).astype(self.output_type.dtype),)
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -120,7 +120,7 @@ class OneHot(Op):
 
     @classmethod
     def cases(cls) -> list[Case]:
-        on, off = np.float32(2).reshape(()), np.float32(-1).reshape(())
+        on, off = np.array(2, np.float32), np.array(-1, np.float32)
         return [
             Case(cls(-1), (np.array([0, 2, 1]), np.array(3), on, off), "last"),
             Case(cls(0), (np.array([[0, 2], [1, 1]]), np.array(3), on, off), "first"),

@@ -1,9 +1,9 @@
 """The lowered dialect: what a device implements. Static shapes, channels last, never in a file.
 
-Every operation that computes ends in an `epilogue`: an expression whose leaf 0 is the accumulator and whose leaves 1, 2,
-... are further inputs of the node, broadcast to the output. `eval` is the lowered reference: integer sums are exact,
-every float32 step is rounded by itself, and functions such as exp are evaluated in their expanded form, so that native
-code can give the same bits.
+Every operation that computes ends in an `epilogue`: an expression whose leaf 0 is the accumulator and whose leaves
+1, 2, ... are further inputs of the node, broadcast to the output. `eval` is the lowered reference: integer sums are
+exact, every float32 step is rounded by itself, and functions such as exp are evaluated in their expanded form, so that
+native code can give the same bits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -99,9 +99,7 @@ class Windowed(Op):
         """Spatial lengths of the output. Raises ModelError when the window does not fit."""
         out = tuple(
             window_counts(*args)
-            for args in zip(
-                spatial, kernel, self.strides, self.dilations, self.pads_begin, self.pads_end, strict=True
-            )
+            for args in zip(spatial, kernel, self.strides, self.dilations, self.pads_begin, self.pads_end, strict=True)
         )
         if min(out, default=1) < 1:
             raise ModelError(f"a window {list(kernel)} does not fit into {list(spatial)}")
@@ -150,7 +148,7 @@ class LoweredConvolution(Windowed):
         x, w, *operands = inputs
         integer = x.dtype.kind in "iu"
         # float64 sums of 8-bit products are exact: K * 255 * 128 < 2**53
-        kind = np.float64 if integer else np.float32
+        kind: Any = np.float64 if integer else np.float32
         padded = self.padded(x.astype(kind) - kind(self.x_zero_point), 0)
         out = self.positions(x.shape[1:-1], w.shape[:-2])
         acc = np.zeros((x.shape[0], *out, w.shape[-1]), kind)
@@ -195,7 +193,7 @@ class LoweredMatMul(Op):
     def eval(self, *inputs: Array) -> tuple[Array, ...]:
         a, b, *operands = inputs
         integer = a.dtype.kind in "iu"
-        kind = np.float64 if integer else np.float32
+        kind: Any = np.float64 if integer else np.float32
         left, right = a.astype(kind) - kind(self.a_zero_point), b.astype(kind) - kind(self.b_zero_point)
         acc = left @ (np.swapaxes(right, -1, -2) if self.transpose_b else right)
         sums = acc.astype(np.int32) if integer else acc
@@ -207,10 +205,10 @@ class LoweredMatMul(Op):
 class Pool(Windowed):
     """Maximum or sum over windows of `x [N, *S, C]`.
 
-    kind "max": leaf 0 is the maximum (int32 of the codes for 8-bit x); padding never wins. kind "avg": leaf 0 is the sum
-    of `x - x_zero_point` (int32 or float32) and leaf 1 the float32 number of elements that the mean divides by: the
-    elements inside the tensor with `exclude_pad`, the whole window otherwise. Further operands start at leaf 2 for "avg"
-    and at leaf 1 for "max".
+    kind "max": leaf 0 is the maximum (int32 of the codes for 8-bit x); padding never wins. kind "avg": leaf 0 is the
+    sum of `x - x_zero_point` (int32 or float32) and leaf 1 the float32 number of elements that the mean divides by:
+    the elements inside the tensor with `exclude_pad`, the whole window otherwise. Further operands start at leaf 2 for
+    "avg" and at leaf 1 for "max".
     """
 
     arity: ClassVar[tuple[int, int | None]] = (1, None)
@@ -284,7 +282,7 @@ class Reduce(Op):
     def eval(self, *inputs: Array) -> tuple[Array, ...]:
         x, *operands = inputs
         kind = np.int32 if x.dtype.kind in "iu" else np.float32
-        function = {"sum": np.add, "max": np.maximum, "min": np.minimum, "prod": np.multiply}[self.kind]
+        function: Any = {"sum": np.add, "max": np.maximum, "min": np.minimum, "prod": np.multiply}[self.kind]
         acc = np.asarray(
             function.reduce(x.astype(kind) - kind(self.x_zero_point), axis=self.axes, keepdims=self.keep_dims)
         )

@@ -73,7 +73,11 @@ class Pad(Op):
             elif n == 0 and mask.any():
                 raise InputError(f"pad_mode {self.pad_mode} finds no element along the empty axis {axis}")
             places = _inside(places, n, self.pad_mode)
-            y = np.take(y, places, axis) if n else np.zeros((*y.shape[:axis], len(places), *y.shape[axis + 1 :]), x.dtype)
+            y = (
+                np.take(y, places, axis)
+                if n
+                else np.zeros((*y.shape[:axis], len(places), *y.shape[axis + 1 :]), x.dtype)
+            )
         if outside.any():
             value = inputs[3].reshape(()) if len(inputs) > 3 else np.zeros((), x.dtype)
             y = np.where(outside, value, y)
@@ -84,7 +88,7 @@ class Pad(Op):
         x = np.arange(1, 25, dtype=np.float32).reshape(2, 3, 4)
 
         def case(name: str, mode: str, begin: list[int], end: list[int], *value: float) -> Case:
-            values = tuple(np.float32(v).reshape(()) for v in value)
+            values = tuple(np.array(v, np.float32) for v in value)
             return Case(cls(mode), (x, np.array(begin), np.array(end), *values), name)
 
         return [

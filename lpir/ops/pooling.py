@@ -14,8 +14,18 @@ from lpir.ir.op import Arg, Array, Case, Op, TensorType, op, xml_name
 from lpir.ir.shape import ANY, Dimension, PartialShape
 from lpir.ir.types import ElementType, from_dtype, i32, i64
 from lpir.ops.bases import normalize_axis
-from lpir.ops.windows import check_auto_pad, check_window, checked, pad_spatial, padding_of, shape_input, shifted, taps
-from lpir.ops.windows import window_dimension, window_length
+from lpir.ops.windows import (
+    check_auto_pad,
+    check_window,
+    checked,
+    pad_spatial,
+    padding_of,
+    shape_input,
+    shifted,
+    taps,
+    window_dimension,
+    window_length,
+)
 
 ROUNDINGS = ("floor", "ceil", "ceil_torch")
 

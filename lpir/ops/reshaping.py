@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -313,7 +314,7 @@ class Broadcast(Op):
             if inputs[2].value is None:
                 return [TensorType(x.type, target)]
             mapping = integers(inputs[2], "the axes mapping")
-        if len(mapping) != len(x.shape) or any(b <= a for a, b in zip(mapping, mapping[1:], strict=False)):
+        if len(mapping) != len(x.shape) or any(b <= a for a, b in pairwise(mapping)):
             raise ModelError(f"the axes mapping {mapping} must name one rising axis for each axis of {x.shape}")
         for have, axis in zip(x.shape, mapping, strict=True):
             if not 0 <= axis < len(target):
@@ -340,7 +341,7 @@ class Broadcast(Op):
         return [
             Case(cls(), (x, np.array([2, 4, 3])), "numpy"),
             Case(cls(), (x.reshape(3, 1), np.array([2, 3, 5])), "numpy_inner"),
-            Case(cls(), (np.float32(7).reshape(()), np.array([2, 2])), "scalar"),
+            Case(cls(), (np.array(7, np.float32), np.array([2, 2])), "scalar"),
             Case(cls("explicit"), (x, np.array([2, 3, 4]), np.array([1])), "explicit"),
             Case(cls("explicit"), (x.reshape(1, 3), np.array([2, 5, 3]), np.array([0, 2])), "explicit_two"),
             Case(cls("bidirectional"), (x.reshape(3, 1), np.array([2, 1, 4])), "bidirectional"),

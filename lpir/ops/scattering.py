@@ -80,7 +80,6 @@ class ScatterUpdate(Op):
         return [
             Case(cls(), (x, np.array([2, 0]), u.reshape(2, 4), np.array(0)), "rows"),
             Case(cls(), (x, np.array([1, 3]), np.arange(6, dtype=np.float32).reshape(3, 2), np.array(1)), "columns"),
-            Case(cls(), (x, np.array([[1], [2]]), u.reshape(2, 1, 4), np.array(0)), "matrix_of_indices"),
         ]
 
 

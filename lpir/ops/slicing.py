@@ -111,8 +111,8 @@ class StridedSlice(Op):
     """`x[begin:end:stride]` with masks, one entry a position of the begin vector (OpenVINO opset1 StridedSlice).
 
     begin_mask / end_mask 1: that bound is not used. new_axis_mask 1: an axis of length 1 is added here.
-    shrink_axis_mask 1: only element `begin` is taken and the axis goes. ellipsis_mask 1 (once): as many whole axes as are
-    left. Inputs: x, begin, end, and strides (default: ones).
+    shrink_axis_mask 1: only element `begin` is taken and the axis goes. ellipsis_mask 1 (once): as many whole axes as
+    are left. Inputs: x, begin, end, and strides (default: ones).
     """
 
     arity: ClassVar[tuple[int, int | None]] = (3, 4)
@@ -182,7 +182,7 @@ class StridedSlice(Op):
         return slice_dimension(dim, first, last, strides[i])
 
     def positions(self, count: int, rank: int) -> list[str]:
-        """What each of `count` positions does: "ellipsis", "new", "shrink" or "slice". Raises ModelError if too many."""
+        """What each of `count` positions does: "ellipsis", "new", "shrink" or "slice". ModelError: too many."""
         kinds = [
             "ellipsis"
             if _bit(self.ellipsis_mask, i)
@@ -327,7 +327,9 @@ class VariadicSplit(Op):
             shape = PartialShape(None if x.shape.dims is None else (ANY,) * len(x.shape))
             return [TensorType(x.type, shape)] * len(lengths)
         dim, given = x.shape[axis], sum(n for n in lengths if n > 0)
-        if -2 not in lengths and (dim.hi is not None and given > dim.hi or (-1 not in lengths and not dim.allows(given))):
+        if -2 not in lengths and (
+            (dim.hi is not None and given > dim.hi) or (-1 not in lengths and not dim.allows(given))
+        ):
             raise ModelError(f"the lengths {lengths} do not add up to axis {axis} of {x.shape}")
         rest = Dimension(max(dim.lo - given, 0), None if dim.hi is None else dim.hi - given)
         parts = [Dimension(0, dim.hi) if n == -2 else rest if n == -1 else Dimension(n, n) for n in lengths]

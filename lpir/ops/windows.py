@@ -98,7 +98,7 @@ def padding_of(
 def window_length(length: int, reach: int, stride: int, pad_begin: int, pad_end: int, rounding: str = "floor") -> int:
     """How many windows of `reach` elements fit; 0 when none does.
 
-    rounding "ceil" adds a last, partly empty window; "ceil_torch" only when it starts inside the data or its left padding.
+    rounding "ceil" adds a last, partly empty window; "ceil_torch" only if it starts in the data or its left padding.
     """
     room = length + pad_begin + pad_end - reach
     if room < 0:
@@ -160,10 +160,13 @@ def taps(kernel: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(int(i) for i in index) for index in np.ndindex(*kernel)]
 
 
-def shifted(x: Array, tap: Sequence[int], strides: Sequence[int], dilations: Sequence[int], out: Sequence[int]) -> Array:
+def shifted(
+    x: Array, tap: Sequence[int], strides: Sequence[int], dilations: Sequence[int], out: Sequence[int]
+) -> Array:
     """View `[..., *out]` of what position `tap` of every window sees in the padded `x [..., *S]`."""
-    index = tuple(
+    index: tuple[Any, ...] = tuple(
         slice(t * d, t * d + (n - 1) * s + 1 if n else t * d, s)
         for t, d, s, n in zip(tap, dilations, strides, out, strict=True)
     )
-    return x[(..., *index)]
+    view: Array = x[(Ellipsis, *index)]
+    return view

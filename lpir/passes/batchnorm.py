@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from lpir.ir.graph import Node, Value
@@ -25,7 +27,13 @@ def floats(*shape: int) -> Value:
 
 
 def example_convolution(x: Value) -> Value:
-    window = {"strides": (1, 1), "dilations": (1, 1), "pads_begin": (0, 0), "pads_end": (0, 0), "auto_pad": "explicit"}
+    window: dict[str, Any] = {
+        "strides": (1, 1),
+        "dilations": (1, 1),
+        "pads_begin": (0, 0),
+        "pads_end": (0, 0),
+        "auto_pad": "explicit",
+    }
     return make("Convolution", x, floats(2, 3, 1, 1), **window)
 
 

@@ -44,7 +44,7 @@ def fold_constants(model: Model) -> int:
 
 def _replace(value: Value, array: Array) -> None:
     kind = value.element_type
-    constant = Node(Constant(np.ascontiguousarray(array).astype(kind.dtype, copy=False), kind), (), value.name).output
+    constant = Node(Constant(np.asarray(array, kind.dtype, order="C"), kind), (), value.name).output
     value.replace_all_uses_with(constant)
 
 

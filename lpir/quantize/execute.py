@@ -86,11 +86,11 @@ class Lockstep:
         inputs = [self._arrays[id(v)] for v in node.inputs]
         # what does not depend on the samples is one array for all of them
         times = max((len(a) for a in inputs), default=1)
-        for index in range(times):
-            arrays = [a[index if len(a) > 1 else 0] for a in inputs]
-            results = evaluate_node(node, arrays, self._variables[index])
-            for value, result in zip(node.outputs, results, strict=False):
-                self._arrays.setdefault(id(value), []).append(result)
+        results = [
+            evaluate_node(node, [a[i if len(a) > 1 else 0] for a in inputs], self._variables[i]) for i in range(times)
+        ]
+        for index, value in enumerate(node.outputs):
+            self._arrays[id(value)] = [r[index] for r in results]
         for value in node.inputs:
             self._waiting[id(value)] -= 1
             if not self._waiting[id(value)]:

@@ -43,7 +43,7 @@ def _call(node: Expr, args: list[Array]) -> Array:
     if fn == "rint_i32":
         return _rint_i32(args[0])
     if fn == "select":
-        return np.where(*args)
+        return np.where(args[0], args[1], args[2])
     if fn == "div" and node.type.is_integer:
         return _integer_div(*args)
     return FUNCTIONS[fn](*args)
@@ -51,7 +51,8 @@ def _call(node: Expr, args: list[Array]) -> Array:
 
 def _cast(x: Array, source: ElementType, target: ElementType) -> Array:
     if target.name == "boolean":
-        return x != 0
+        nonzero: Array = x != 0
+        return nonzero
     if source.is_float and target.is_integer:
         # out-of-range floats saturate and NaN becomes 0, so that no platform's own answer leaks in
         lo, hi = target.limits
@@ -74,6 +75,14 @@ def _integer_div(a: Array, b: Array) -> Array:
     return np.where(b == 0, 0, np.where((a < 0) != (safe < 0), -quotient, quotient))
 
 
+def _minimum(a: Array, b: Array) -> Array:
+    return np.where(b < a, b, a)
+
+
+def _maximum(a: Array, b: Array) -> Array:
+    return np.where(b > a, b, a)
+
+
 def _float_or_same(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
     """For f16 and bf16: compute in float32 and round once."""
 
@@ -84,7 +93,7 @@ def _float_or_same(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 
 def _erf(x: Array) -> Array:
-    return np.frompyfunc(math.erf, 1, 1)(x.astype(np.float64)).astype(np.float64)
+    return np.asarray(np.frompyfunc(math.erf, 1, 1)(x.astype(np.float64)), np.float64)
 
 
 FUNCTIONS: dict[str, Callable[..., Array]] = {
@@ -92,8 +101,8 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     "sub": np.subtract,
     "mul": np.multiply,
     "div": np.divide,
-    "minimum": lambda a, b: np.where(b < a, b, a),
-    "maximum": lambda a, b: np.where(b > a, b, a),
+    "minimum": _minimum,
+    "maximum": _maximum,
     "pow": np.power,
     "mod": np.fmod,
     "floor_mod": np.mod,

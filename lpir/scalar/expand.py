@@ -247,7 +247,9 @@ def _atan(x: Expr) -> Expr:
 def _sinh(x: Expr) -> Expr:
     a = abs_(x)
     z = x * x
-    small = x * (z * horner(z, (0.1666666716337204, 0.00833331048488617, 0.00019842895762560732, 2.7822131869470e-06)) + 1.0)
+    small = x * (
+        z * horner(z, (0.1666666716337204, 0.00833331048488617, 0.00019842895762560732, 2.7822131869470e-06)) + 1.0
+    )
     # half the argument, so that e^x may overflow where sinh does not yet
     h = _exp(a * 0.5)
     large = copy_sign(h * 0.5 * h - 0.5 / (h * h), x)
@@ -432,6 +434,4 @@ APPROXIMATE: dict[str, Callable[..., Expr]] = {
 
 def is_expanded(expr: Expr, types: Sequence[ElementType] = ()) -> bool:
     """Whether only primitives are left (and only of `types`, when given)."""
-    return all(
-        e.fn not in EXACT and e.fn not in APPROXIMATE and (not types or e.type in types) for e in expr.walk()
-    )
+    return all(e.fn not in EXACT and e.fn not in APPROXIMATE and (not types or e.type in types) for e in expr.walk())

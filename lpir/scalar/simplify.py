@@ -13,8 +13,11 @@ from lpir.scalar.expr import Expr, const
 
 # functions that every device computes to the same bits; only these are folded
 FOLDABLE = frozenset(
-    ("add sub mul div minimum maximum neg abs sign floor ceil rint sqrt and or xor not shl shr select "
-     "eq ne lt le gt ge cast bitcast rint_i32").split()
+    {
+        *("add", "sub", "mul", "div", "minimum", "maximum", "neg", "abs", "sign", "floor", "ceil", "rint", "sqrt"),
+        *("and", "or", "xor", "not", "shl", "shr", "select", "cast", "bitcast", "rint_i32"),
+        *("eq", "ne", "lt", "le", "gt", "ge"),
+    }
 )
 Rule = Callable[[Expr], "Expr | None"]
 
@@ -179,7 +182,9 @@ def _rint(e: Expr) -> Expr | None:
     (a,) = e.args
     if a.fn not in ("rint", "floor", "ceil"):
         return None
-    return Expr("rint_i32", a.args, e.type) if e.fn == "rint_i32" and a.fn == "rint" else a if e.fn != "rint_i32" else None
+    return (
+        Expr("rint_i32", a.args, e.type) if e.fn == "rint_i32" and a.fn == "rint" else a if e.fn != "rint_i32" else None
+    )
 
 
 RULES: dict[str, tuple[Rule, ...]] = {

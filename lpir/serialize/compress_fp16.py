@@ -12,6 +12,8 @@ from lpir.ops.boundary import Constant
 
 # a constant with at least this share of values outside f16's range stays as it is
 KEEP_RATIO = 0.75
+# a single value (a scale, an epsilon) stays as it is when its relative error would be larger
+SINGLE_ERROR = 1e-4
 F16_MAX = 65504.0
 F16_TINY = 2.0**-24
 
@@ -38,7 +40,7 @@ def _compress(node: Node, inputs: list[Value]) -> list[Value] | None:
     op = node.op
     if not isinstance(op, Constant) or op.element_type not in (f32, f64):
         return None
-    if op.data.size and out_of_range(op.data) / op.data.size >= KEEP_RATIO:
+    if not fits(op.data):
         return None
     data = np.clip(op.data, -F16_MAX, F16_MAX).astype(np.float16)
     stored = Node(Constant(data, f16), (), f"{node.name}_compressed")
@@ -47,6 +49,17 @@ def _compress(node: Node, inputs: list[Value]) -> list[Value] | None:
     convert.output.names = set(node.output.names)
     convert.output.rt_info = dict(node.output.rt_info)
     return [convert.output]
+
+
+def fits(data: Array) -> bool:
+    """Whether OpenVINO would store these values as f16."""
+    if data.size == 0 or out_of_range(data) / data.size >= KEEP_RATIO:
+        return False
+    if data.size > 1:
+        return True
+    value = data.reshape(-1)[0].astype(np.float64)
+    stored = data.reshape(-1)[0].astype(np.float16).astype(np.float64)
+    return bool(abs(value - stored) <= SINGLE_ERROR * abs(stored))
 
 
 def out_of_range(data: Array) -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from lpir.errors import FileError, UnsupportedError
+from lpir.errors import FileError
 from lpir.ir.op import REGISTRY, Op
 from lpir.serialize.versions import HISTORY
 
 # types that a file spells unlike their operation
 XML_TYPES = {"Constant": "Const", "PRelu": "PReLU", "Relu": "ReLU", "Softmax": "SoftMax"}
+
+# OpenVINO writes another version than the first opset that has the operation
+XML_VERSIONS = {"LogicalXor": "opset2"}
 
 # operations with a body of their own
 SUBGRAPH_TYPES = frozenset({"if", "loop", "tensoriterator"})
@@ -23,6 +26,11 @@ OPSET17 = frozenset({"Convert", "Parameter", "ShapeOf"})
 def xml_type(type_name: str) -> str:
     """How a file spells an operation type."""
     return XML_TYPES.get(type_name, type_name)
+
+
+def xml_version(op: Op) -> str:
+    """The version that a file gives to an operation."""
+    return XML_VERSIONS.get(op.type_name, op.version)
 
 
 def find_type(text: str) -> type[Op] | None:
@@ -47,18 +55,15 @@ def opset_number(text: str) -> int:
 def version_in(op: type[Op], opset: int) -> int:
     """The version of `op` (the opset in which it appeared) that `opset` holds.
 
-    Raises FileError if that opset lacks the operation, UnsupportedError if the version is newer than what lpir models.
+    Raises FileError if that opset lacks the operation.
     """
-    modelled = opset_number(op.version)
-    history = HISTORY.get(op.type_name, (modelled,))
+    history = HISTORY.get(op.type_name) or (opset_number(op.version),)
     name = xml_type(op.type_name)
     if opset > LAST_FULL_OPSET and not (opset == LAST_FULL_OPSET + 1 and op.type_name in OPSET17):
         raise FileError(f"opset{opset} has no {name}; use opset{history[-1]}")
     versions = [v for v in history if v <= opset]
     if not versions:
         raise FileError(f"opset{opset} has no {name}; it came with opset{history[0]}")
-    if versions[-1] > modelled:
-        raise UnsupportedError(f"{name} of opset{versions[-1]} is newer than the opset{modelled} form that lpir has")
     return versions[-1]
 
 

@@ -15,7 +15,7 @@ from lpir.ops.boundary import constant
 # the opsets in which a new version of an operation appeared; operations with one version are not listed
 HISTORY: dict[str, tuple[int, ...]] = {
     "Assign": (3, 6),
-    "AvgPool": (1, 14),
+    "AvgPool": (1, 14, 16),
     "BatchNormInference": (1, 5),
     "Broadcast": (1, 3),
     "DeformableConvolution": (1, 8),
@@ -78,8 +78,14 @@ Step = Callable[[Draft], None]
 
 
 def upgrade(draft: Draft, target: int) -> None:
-    """Brings `draft` to version `target`. Raises UnsupportedError where the old meaning cannot be expressed."""
+    """Brings `draft` to version `target`. Raises UnsupportedError where its meaning cannot be expressed there."""
     history = HISTORY.get(draft.type_name, (draft.version,))
+    while draft.version > target:
+        back = STEPS_BACK.get((draft.type_name, draft.version))
+        if back is None:
+            raise UnsupportedError(f"{draft.type_name} of opset{draft.version} is newer than the opset{target} of lpir")
+        back(draft)
+        draft.version = max(v for v in history if v < draft.version)
     while draft.version < target:
         step = STEPS.get((draft.type_name, draft.version))
         if step is None:
@@ -111,6 +117,13 @@ def _batch_norm(draft: Draft) -> None:
 def _broadcast(draft: Draft) -> None:
     if draft.attributes.get("mode", "numpy").lower() == "none":
         draft.attributes["mode"] = "explicit"
+    if draft.attributes.get("mode", "numpy").lower() != "explicit":
+        # old files may carry an axes input that only "explicit" reads
+        del draft.inputs[2:]
+
+
+def _max_pool(draft: Draft) -> None:
+    draft.attributes.setdefault("dilations", ",".join("1" for _ in draft.attributes.get("strides", "").split(",")))
 
 
 def _gather_nd(draft: Draft) -> None:
@@ -199,6 +212,7 @@ def _one_hot(draft: Draft) -> None:
 STEPS: dict[tuple[str, int], Step] = {
     ("Assign", 3): _same,
     ("AvgPool", 1): _same,
+    ("AvgPool", 14): _same,
     ("BatchNormInference", 1): _batch_norm,
     ("Broadcast", 1): _broadcast,
     ("DeformableConvolution", 1): _adds(bilinear_interpolation_pad="false"),
@@ -211,7 +225,7 @@ STEPS: dict[tuple[str, int], Step] = {
     ("Interpolate", 4): _interpolate_4,
     ("LSTMCell", 1): _lstm_cell,
     ("MVN", 2): _mvn,
-    ("MaxPool", 1): _same,
+    ("MaxPool", 1): _max_pool,
     ("MaxPool", 8): _same,
     ("NonMaxSuppression", 1): _adds(output_type="i64"),
     ("NonMaxSuppression", 3): _same,
@@ -230,3 +244,12 @@ STEPS: dict[tuple[str, int], Step] = {
     ("TopK", 1): _adds(index_element_type="i32"),
     ("TopK", 3): _adds(stable="false"),
 }
+
+
+def _avg_pool_back(draft: Draft) -> None:
+    dilations = draft.attributes.pop("dilations", "")
+    if any(t.strip() != "1" for t in dilations.split(",") if t.strip()):
+        raise UnsupportedError("AvgPool with dilations")
+
+
+STEPS_BACK: dict[tuple[str, int], Step] = {("AvgPool", 16): _avg_pool_back}

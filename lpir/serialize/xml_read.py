@@ -201,8 +201,8 @@ def apply_version_10(model: Model) -> None:
             parameter.op = Parameter(parameter.op.shape, f32)
             parameter.infer()
             inner = Node(_convert(f16), [value], f"{parameter.name}/f16")
-            for node, index in uses:
-                node.set_input(index, inner.output)
+            for use in uses:
+                use.node.set_input(use.index, inner.output)
     for result in model.results:
         source = result.inputs[0]
         if source.element_type in OLD_OUTPUTS:

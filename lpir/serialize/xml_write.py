@@ -17,7 +17,7 @@ from lpir.ir.op import REGISTRY
 from lpir.ops.boundary import Constant
 from lpir.serialize.attrs import encode
 from lpir.serialize.compress_fp16 import compress_to_fp16 as compressed
-from lpir.serialize.names import join_names, xml_type
+from lpir.serialize.names import join_names, xml_type, xml_version
 from lpir.serialize.rt_info import attribute_lines, quoted, tree_lines
 from lpir.serialize.weights import WeightWriter, pack
 
@@ -129,7 +129,9 @@ def _layer_lines(node: Node, index: int, weights: WeightWriter) -> Iterator[str]
         raise ModelError(f"{node}: {error}") from None
     result_names = join_names(_result_names(node)) if is_result else ""
     output_names = f" output_names={quoted(result_names)}" if result_names else ""
-    head = f'id="{index}" name={quoted(node.name)} type="{xml_type(node.op.type_name)}" version="{node.op.version}"'
+    head = (
+        f'id="{index}" name={quoted(node.name)} type="{xml_type(node.op.type_name)}" version="{xml_version(node.op)}"'
+    )
     yield f"\t\t<layer {head}{output_names}>"
     if attributes:
         yield f"\t\t\t<data {' '.join(f'{k}={quoted(v)}' for k, v in attributes.items())} />"
@@ -166,9 +168,9 @@ def _result_names(result: Node) -> set[str]:
 def _tensor_names(value: Value) -> set[str]:
     """A model output has no port in the file: its names stand on the value that it returns."""
     names = set(value.names)
-    for node, _ in value.uses:
-        if node.op.type_name == "Result":
-            names |= node.outputs[0].names
+    for use in value.uses:
+        if use.node.op.type_name == "Result":
+            names |= use.node.outputs[0].names
     return names
 
 

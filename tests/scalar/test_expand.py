@@ -24,11 +24,9 @@ NUMPY_NAMES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 NUMPY_NAMES |= {"asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh"}
 ALL_BITS = np.arange(0, 2**32, 9973, dtype=np.uint64).astype(np.uint32).view(np.float32)
 NEAR = np.linspace(-12, 12, 100_003).astype(np.float32)
-EDGES = np.array(
-    [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1e-38, 1.0, -1.0, 0.5, -0.5, 2.0, 88.72, 88.73, 89.0, -87.4]
-    + [-100.0, -103.0, -103.97, -104.0, 1e9, 3.4e38, -3.4e38, 9.02, -9.02, 3.92],
-    np.float32,
-)
+ROUND = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1e-38, 1.0, -1.0, 0.5, -0.5, 2.0, 1e9, 3.4e38, -3.4e38]
+LIMITS = [88.72, 88.73, 89.0, -87.4, -100.0, -103.0, -103.97, -104.0, 9.02, -9.02, 3.92]
+EDGES = np.array([*ROUND, *LIMITS], np.float32)
 
 
 def exact(name: str) -> Callable[[Array], Array]:

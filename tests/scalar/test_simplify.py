@@ -48,7 +48,7 @@ def assert_same_bits(e: Expr, x: np.ndarray = EDGES) -> None:
         (I * 1, "x0"),
         (X / 4.0, "mul(x0, 0.25)"),
         (X / 3.0, "div(x0, 3.0)"),
-        (-(-X), "x0"),
+        (apply("neg", -X), "x0"),
         (clamp(clamp(X, 0.0, 6.0), 1.0, 4.0), "minimum(maximum(x0, 1.0), 4.0)"),
         (maximum(clamp(X, -1.0, 6.0), 0.0), "minimum(maximum(x0, 0.0), 6.0)"),
         (maximum(maximum(X, 0.0), -0.0), "maximum(x0, 0.0)"),

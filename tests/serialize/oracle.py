@@ -55,9 +55,7 @@ def structure(model: ov.Model) -> list[Any]:
             (v.get_source_output().get_node().get_friendly_name(), v.get_source_output().get_index())
             for v in op.inputs()
         ]
-        outputs = [
-            (str(v.get_element_type()), str(v.get_partial_shape()), sorted(v.get_names())) for v in op.outputs()
-        ]
+        outputs = [(str(v.get_element_type()), str(v.get_partial_shape()), sorted(v.get_names())) for v in op.outputs()]
         info = op.get_type_info()
         attributes = {k: v for k, v in op.get_attributes().items() if k != "value"}
         rows.append((op.get_friendly_name(), info.name, info.version_id, repr(attributes), sources, outputs))

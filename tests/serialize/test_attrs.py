@@ -90,7 +90,15 @@ def test_an_element_type_without_arithmetic_is_unsupported() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (-0.0, "-0"), (0.1, "0.10000000000000001"), (float("-inf"), "-inf"), (6.0, "6"), ((), ""), (i64, "i64")],
+    [
+        (0.0, "0"),
+        (-0.0, "-0"),
+        (0.1, "0.10000000000000001"),
+        (float("-inf"), "-inf"),
+        (6.0, "6"),
+        ((), ""),
+        (i64, "i64"),
+    ],
 )
 def test_value_texts(value: object, text: str) -> None:
     assert to_text(value) == text

@@ -47,14 +47,15 @@ def result(number: int, name: str = "r", port: int = 0) -> str:
 SQUEEZE = (
     '<layer id="{id}" name="s" type="{type}" version="{version}"><input>'
     '<port id="30" precision="FP32"/><port id="10" precision="I64"/></input>'
-    '<output><port id="-4" precision="FP32" names="n"/></output></layer>'
+    '<output><port id="44" precision="FP32" names="n"/></output></layer>'
 )
 
 
 def unsqueeze(type_name: str = "Unsqueeze", version: str = "opset1") -> bytes:
-    layer = SQUEEZE.format(id=-3, type=type_name, version=version)
+    big = 4_000_000_000
+    layer = SQUEEZE.format(id=big, type=type_name, version=version)
     return net(
-        result(90, port=5) + layer + CONST + PARAMETER, edge(-3, -4, 90, 5) + edge(7, 0, -3, 10) + edge(0, 0, -3, 30)
+        result(90, port=5) + layer + CONST + PARAMETER, edge(big, 44, 90, 5) + edge(7, 0, big, 10) + edge(0, 0, big, 30)
     )
 
 
@@ -80,7 +81,7 @@ def test_any_order_ids_case_and_opset(type_name: str, version: str) -> None:
     ],
 )
 def test_a_wrong_opset_is_refused(version: str, message: str) -> None:
-    with pytest.raises(FileError, match=f"layer -3 's'.*{message}"):
+    with pytest.raises(FileError, match=f"layer 4000000000 's'.*{message}"):
         read_model(unsqueeze(version=version), AXIS)
     with pytest.raises(RuntimeError):
         CORE.read_model(unsqueeze(version=version), tensor(AXIS))
@@ -103,7 +104,8 @@ def test_what_is_missing_is_listed_at_once() -> None:
             (3, "c/foo", "Foo", "extension"),
         ]
     )
-    f8 = '<layer id="4" name="w" type="Const" version="opset1"><data element_type="f8e4m3" shape="1" offset="0" size="1"/>'
+    f8 = '<layer id="4" name="w" type="Const" version="opset1">'
+    f8 += '<data element_type="f8e4m3" shape="1" offset="0" size="1"/>'
     f8 += f"<output>{PORT.format(0)}</output></layer>"
     edges = edge(0, 0, 1, 0) + edge(1, 1, 2, 0) + edge(2, 1, 3, 0) + edge(3, 1, 9, 0) + edge(4, 0, 10, 0)
     text = net(PARAMETER + unknown + f8 + result(9) + result(10, "q"), edges)
@@ -249,7 +251,8 @@ def test_version_10() -> None:
     assert model.results[1].inputs[0].node.inputs[0].element_type == f16
     assert model.rt_info == {"MO": "x", "conversion_parameters": {"type": "FP16"}, "optimization": {"config": "{}"}}
     theirs = CORE.read_model(text, tensor(AXIS))
-    assert [str(v.get_element_type().get_type_name()) for v in (*theirs.inputs, *theirs.outputs)] == ["f32", "i32", "f32"]
+    found = [v.get_element_type().get_type_name() for v in (*theirs.inputs, *theirs.outputs)]
+    assert found == ["f32", "i32", "f32"]
     assert [v.get_names() for v in theirs.outputs] == [r.inputs[0].names for r in model.results]
     assert [a.tolist() for a in evaluate(model, np.ones((2, 4), np.float32))] == [[2, 4], [[1, 1], [1, 1]]]
 

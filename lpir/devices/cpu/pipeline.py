@@ -26,7 +26,7 @@ def is_stateful(model: Model) -> bool:
 
 
 def specialize(model: Model, shapes: Sequence[tuple[int, ...]]) -> Model:
-    """A copy for these input shapes, with everything folded that they decide. Raises ModelError when they do not fit."""
+    """A copy for these input shapes, with what they decide folded. Raises ModelError when they do not fit."""
     copy = model.clone()
     copy.reshape(dict(enumerate(shapes)))
     return fold(copy)

@@ -10,12 +10,12 @@ import importlib
 import math
 import pkgutil
 from dataclasses import dataclass, field
-from typing import Any
 
 from lpir.devices.cpu import kernels
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import Kernel
 from lpir.ir.graph import Node
+from lpir.ir.op import Op
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,14 @@ def all_kernels() -> tuple[Kernel, ...]:
     return tuple(sorted(found, key=lambda k: k.rank))
 
 
-@functools.cache
-def _kernels_for(op: Any) -> tuple[Kernel, ...]:
-    return tuple(k for k in all_kernels() if issubclass(op, k.ops))
+_FOR: dict[type[Op], tuple[Kernel, ...]] = {}
+
+
+def kernels_for(op: type[Op]) -> tuple[Kernel, ...]:
+    """The kernels that name an operation, smallest rank first."""
+    if op not in _FOR:
+        _FOR[op] = tuple(k for k in all_kernels() if issubclass(op, k.ops))
+    return _FOR[op]
 
 
 def choose(node: Node, isa: Isa) -> Choice:
@@ -53,7 +58,7 @@ def choose(node: Node, isa: Isa) -> Choice:
     refused: dict[str, str] = {}
     if any(math.prod(v.shape.to_static()) == 0 for v in (*node.inputs, *node.outputs)):
         return Choice(None, {"native": "a tensor is empty"})
-    for kernel in _kernels_for(node.op.__class__):
+    for kernel in kernels_for(type(node.op)):
         why = kernel.applies(node, isa)
         if why is None:
             return Choice(kernel, refused)

@@ -25,7 +25,8 @@ from lpir.ir.types import ElementType, dynamic
 
 # deeper nesting of control-flow bodies than this is refused
 MAX_NESTING = 32
-MAX_OPSET = 27
+MAX_OPSET = 28
+MAX_EXPANSIONS = 4
 Source = str | os.PathLike[str] | bytes | Any
 
 
@@ -82,14 +83,20 @@ def _inlined(proto: Any, supported: Any) -> Any:
         from onnx import inliner
     except ImportError:
         return proto
-    try:
-        if proto.functions:
+    if proto.functions:
+        try:
             proto = inliner.inline_local_functions(proto)
-        unknown = _explained(proto, supported) if supported else []
-        if unknown:
+        except Exception as error:  # C++ exceptions of several kinds on damaged models
+            raise FileError(f"the functions of the model cannot be expanded: {error}") from None
+    # a definition may use operators that need expanding in turn
+    for _ in range(MAX_EXPANSIONS if supported else 0):
+        unknown = _explained(proto, supported)
+        if not unknown:
+            break
+        try:
             proto = inliner.inline_selected_functions(proto, unknown, inline_schema_functions=True)
-    except Exception as error:  # the inliner raises RuntimeError or its own C++ exceptions on damaged models
-        raise FileError(f"the functions of the model cannot be expanded: {error}") from None
+        except Exception:  # then the operator is reported as unsupported, with all others
+            break
     return proto
 
 

@@ -135,26 +135,26 @@ class Lowering:
             form.real[last] = self._relayout(form.real[not last], last)
         elif last not in form.real:
             codes = self.codes(value, last)
-            assert codes is not None and form.quant is not None
+            assert codes is not None
+            assert form.quant is not None
             form.real[last] = self.emit(*dequantize(codes, form.quant, last))
         return form.real[last]
 
-    def aligned(self, value: Value, rank: int, last: bool) -> Value:
-        """`real(value)` with leading ones up to `rank` axes, in a layout; constants are moved now."""
-        if len(value.shape) == rank:
-            array = self.constant_of(value)
-            if array is None or not last:
-                return self.real(value, last)
-            return constant(np.ascontiguousarray(array.transpose(channels_last(rank))), value.element_type)
-        shape = (1,) * (rank - len(value.shape)) + value.shape.to_static()
+    def aligned(self, value: Value, shape: tuple[int, ...], rank: int, last: bool) -> Value:
+        """`real(value)` as `shape`, with leading ones added or taken off up to `rank` axes, in a layout.
+
+        Constants are reshaped and moved now.
+        """
+        # limits may have more axes than the data, as long as the additional ones have length 1
+        full = (1,) * (rank - len(shape)) + shape if len(shape) < rank else shape[len(shape) - rank :]
+        turn = last and rank > 2
         if (array := self.constant_of(value)) is not None:
-            array = array.reshape(shape)
-            turned = array.transpose(channels_last(rank)) if last and rank > 2 else array
-            return constant(np.ascontiguousarray(turned), value.element_type)
-        if not value.shape.to_static():
-            return self.real(value)
-        plain = self.emit(Reshape(False), [self.real(value), constant(shape, np.int64)])
-        return self._relayout(plain, True) if last and rank > 2 else plain
+            moved = array.reshape(full).transpose(channels_last(rank)) if turn else array.reshape(full)
+            return constant(np.ascontiguousarray(moved), value.element_type)
+        if value.shape.to_static() == full:
+            return self.real(value, turn)
+        plain = self.emit(Reshape(False), [self.real(value), constant(full, np.int64)])
+        return self._relayout(plain, True) if turn else plain
 
     def prefers_last(self, values: Sequence[Value], rank: int) -> bool:
         """Whether an operation over these values should work channels last."""
@@ -172,18 +172,18 @@ class Lowering:
 
 
 def quantize_expr(x: Expr, inverse: Expr | float, zero_point: int, levels: int) -> Expr:
-    """Codes 0 .. levels - 1 of `x`: FakeQuantize's rounding, half to even code.
+    """Codes 0 .. levels - 1 of `x`: FakeQuantize's rounding, half to the even code.
 
-    With an even zero point rounding before adding it is the same; with an odd one the zero point is added first, so
-    that a tie still goes to the even code.
+    With an even zero point it is the same to round before adding it. With an odd one, 1 is added before rounding and
+    the rest after, so that a tie still goes to the even code.
     """
     scaled = x * inverse
-    if zero_point == 0:
-        return cast(rint_i32(clamp(scaled, 0.0, float(levels - 1))), u8)
-    if zero_point % 2 == 0:
-        rounded = rint_i32(clamp(scaled, float(-zero_point), float(levels - 1 - zero_point)))
-        return cast(rounded + zero_point, u8)
-    return cast(rint_i32(clamp(scaled + float(zero_point), 0.0, float(levels - 1))), u8)
+    odd = zero_point % 2
+    if odd:
+        scaled = scaled + 1.0
+    after = zero_point - odd
+    rounded = rint_i32(clamp(scaled, float(-after), float(levels - 1 - after)))
+    return cast(rounded + after if after else rounded, u8)
 
 
 def quantize(x: Value, quant: QuantType, levels: int, last: bool) -> tuple[Elementwise, list[Value]]:

@@ -30,6 +30,7 @@ from lpir.scalar.simplify import simplify
 WITH_EPILOGUE = (LoweredConvolution, LoweredMatMul, Pool, Reduce, LoweredSoftmax, LoweredNormalize)
 # a dequantization has at most so many functions: cheaper to do again than to store its float result
 CHEAP = 5
+TRANSCENDENTAL = {"exp", "log", "erf", "tanh", "sin", "cos", "pow"}
 # past this an expression's code costs more to compile than a pass over the tensor
 MAX_FUNCTIONS = 96
 
@@ -128,9 +129,14 @@ def _inlines(value: Value, consumer: Node, size: int) -> bool:
 
 
 def make_table(node: Node) -> None:
-    """An expression over one 8-bit tensor and nothing else is a table of 256 entries, computed by the reference."""
+    """An expression over one 8-bit tensor and nothing else is a table of 256 entries, computed by the reference.
+
+    Only what costs more than a lookup: results in 8 bits, or a function such as exp on the way.
+    """
     assert isinstance(node.op, Elementwise)
-    if len(node.inputs) != 1 or node.inputs[0].element_type != u8 or node.op.expr.type != u8:
+    if len(node.inputs) != 1 or node.inputs[0].element_type != u8:
+        return
+    if node.op.expr.type != u8 and not any(e.fn in TRANSCENDENTAL for e in node.op.expr.walk()):
         return
     entries = evaluate(node.op.expr, [np.arange(256, dtype=np.uint8)])
     table = Node(Table(), [node.inputs[0], constant(entries)], node.name)
@@ -222,4 +228,3 @@ def _replace(old: Node, new: Node) -> None:
     new.outputs[0].quant = old.outputs[0].quant
     old.outputs[0].replace_all_uses_with(new.outputs[0])
     old.detach()
-

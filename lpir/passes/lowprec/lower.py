@@ -1,4 +1,4 @@
-"""Public operations become the lowered dialect: FakeQuantize turns into 8-bit codes that flow between integer operations.
+"""Public operations become the lowered dialect: FakeQuantize turns into 8-bit codes that flow between operations.
 
 One walk in topological order. For each value the walk keeps its forms (`forms.Form`): real numbers or codes, channels
 first or last; a form is made when a consumer asks for it. A rule a type of operation (`rules_*.py`) says how it is
@@ -15,7 +15,8 @@ from lpir.ir.graph import Node
 from lpir.ir.model import Model
 from lpir.ops.boundary import Constant
 from lpir.passes.lowprec.forms import Lowering
-from lpir.passes.lowprec.rules import RULES
+from lpir.passes.lowprec.fuse import fuse
+from lpir.passes.lowprec.rules import RULES, copy_node
 from lpir.passes.lowprec.rules_elementwise import register_elementwise
 
 
@@ -23,12 +24,10 @@ def lower_model(model: Model, low_precision: bool = True) -> Model:
     """A new model in the lowered dialect. `model` must be static; it is not changed.
 
     With `low_precision` False, FakeQuantize is executed as it stands and everything runs in float. Each lowered node's
-    `source` names the public nodes that it stands for and `rt_info["precision"]` says "INT8" or "FP32"; `rt_info["refused"]` of
-    the result maps the name of each public node that the IR wanted in INT8 to the reasons why it is not.
+    `source` names the public nodes that it stands for. In the result's rt_info, "precision" maps the name of each
+    public node to "INT8" or "FP32", and "refused" that of each that the IR wanted in INT8 to the reasons why it is not.
     Raises ModelError for a dynamic shape.
     """
-    from lpir.passes.lowprec.fuse import fuse
-
     state = Lowering(low_precision)
     refused: dict[str, list[str]] = {}
     precision: dict[str, str] = {}
@@ -67,17 +66,12 @@ def _is_known(state: Lowering, node: Node) -> bool:
     if (static := getattr(node.op, "static_value", None)) is not None:
         state.constants[id(node.outputs[0])] = static([v.shape for v in node.inputs])
         return True
-    if not all(isinstance(v.node.op, Constant) or id(v) in state.known or id(v) in state.constants for v in node.inputs):
+    if not all(
+        isinstance(v.node.op, Constant) or id(v) in state.known or id(v) in state.constants for v in node.inputs
+    ):
         return False
     state.known.update(id(v) for v in node.outputs)
     return True
-
-
-def copy_node(state: Lowering, node: Node) -> None:
-    """The fallback: the public operation itself, on real numbers, channels first."""
-    copy = state.emit_node(node.op, [state.real(v) for v in node.inputs], node.name)
-    for old, new in zip(node.outputs, copy.outputs, strict=True):
-        state.set_real(old, new)
 
 
 def _load_rules() -> None:
@@ -89,5 +83,3 @@ def _load_rules() -> None:
 
 
 _load_rules()
-
-

@@ -12,6 +12,7 @@ from lpir.ir.types import f32, i32
 from lpir.ops.bases import normalize_axis
 from lpir.ops.boundary import constant
 from lpir.ops.lowered import (
+    Elementwise,
     LoweredConvolution,
     LoweredMatMul,
     LoweredNormalize,
@@ -22,27 +23,28 @@ from lpir.ops.lowered import (
 )
 from lpir.ops.reshaping import Reshape, Transpose
 from lpir.passes.lowprec.forms import Lowering, physical_axis
-from lpir.passes.lowprec.rules import rule
+from lpir.passes.lowprec.rules import attrs, copy_node, rule
 from lpir.passes.lowprec.weights import Weights, find_weights
 from lpir.scalar.expr import Expr, apply, cast, input_
 
 # sums of K products of 8-bit codes stay inside int32 up to here: K * 255 * 128 < 2**31
 MAX_K = 65_792
 IDENTITY = input_(0, f32)
+EXP = Elementwise(apply("exp", IDENTITY))
 SCALED = cast(input_(0, i32), f32) * input_(1, f32)
 
 
 @rule("Convolution", "GroupConvolution")
 def convolution(state: Lowering, node: Node) -> None:
-    """Channels last; in INT8 when the activations are codes and the weights are 8-bit with a scale an output channel."""
+    """Channels last; in INT8 when the input is codes and the weights are 8-bit with a scale an output channel."""
     x, w = node.inputs
     grouped = node.op.type_name == "GroupConvolution"
     groups = w.shape.to_static()[0] if grouped else 1
     rank = len(x.shape)
     begin, end = resolved_pads(node)
     op = LoweredConvolution(
-        tuple(node.op.strides),  # type: ignore[attr-defined]
-        tuple(node.op.dilations),  # type: ignore[attr-defined]
+        tuple(attrs(node).strides),
+        tuple(attrs(node).dilations),
         begin,
         end,
         groups,
@@ -120,9 +122,9 @@ def _kernel_of_activation(state: Lowering, w: Value, rank: int, grouped: bool) -
 
 def resolved_pads(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The pads that auto_pad stands for."""
-    op, spatial = node.op, node.inputs[0].shape.to_static()[2:]
-    begin, end = tuple(op.pads_begin), tuple(op.pads_end)  # type: ignore[attr-defined]
-    mode = op.auto_pad  # type: ignore[attr-defined]
+    op, spatial = attrs(node), node.inputs[0].shape.to_static()[2:]
+    begin, end = tuple(op.pads_begin), tuple(op.pads_end)
+    mode = op.auto_pad
     if mode == "valid":
         return (0,) * len(spatial), (0,) * len(spatial)
     if mode not in ("same_upper", "same_lower"):
@@ -130,7 +132,7 @@ def resolved_pads(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
     kernel = getattr(op, "kernel", None) or node.inputs[1].shape.to_static()[-len(spatial) :]
     dilations = getattr(op, "dilations", None) or (1,) * len(spatial)
     pads = []
-    for size, k, s, d in zip(spatial, kernel, op.strides, dilations, strict=True):  # type: ignore[attr-defined]
+    for size, k, s, d in zip(spatial, kernel, op.strides, dilations, strict=True):
         total = max((-(-size // s) - 1) * s + d * (k - 1) + 1 - size, 0)
         small = total // 2
         pads.append((small, total - small) if mode == "same_upper" else (total - small, small))
@@ -142,8 +144,6 @@ def matmul(state: Lowering, node: Node) -> None:
     """In INT8 when both inputs are 8-bit: codes and codes, or codes and constant weights with a scale a column."""
     a, b = node.inputs
     if len(a.shape) < 2 or len(b.shape) < 2:
-        from lpir.passes.lowprec.lower import copy_node
-
         copy_node(state, node)
         return
     found = _int8_matmul(state, node)
@@ -152,8 +152,8 @@ def matmul(state: Lowering, node: Node) -> None:
         state.precision = "INT8"
         state.set_real(node.outputs[0], state.emit(op, inputs))
         return
-    left = _transposed(state, state.real(a)) if node.op.transpose_a else state.real(a)  # type: ignore[attr-defined]
-    flip = bool(node.op.transpose_b)  # type: ignore[attr-defined]
+    left = _transposed(state, state.real(a)) if attrs(node).transpose_a else state.real(a)
+    flip = bool(attrs(node).transpose_b)
     array = state.constant_of(b)
     if array is None:
         right = state.real(b)
@@ -189,14 +189,14 @@ def _int8_matmul(state: Lowering, node: Node) -> tuple[LoweredMatMul, list[Value
     if not qa.is_per_tensor:
         state.refuse("the input's scale varies along the axis that is summed")
         return None
-    if a.shape[-2 if node.op.transpose_a else -1].length > MAX_K:  # type: ignore[attr-defined]
+    if a.shape[-2 if attrs(node).transpose_a else -1].length > MAX_K:
         state.refuse(f"more than {MAX_K} products in one sum could leave int32")
         return None
     left = state.codes(a, False)
     assert left is not None
-    if node.op.transpose_a:  # type: ignore[attr-defined]
+    if attrs(node).transpose_a:
         left = _transposed(state, left)
-    flip = bool(node.op.transpose_b)  # type: ignore[attr-defined]
+    flip = bool(attrs(node).transpose_b)
     if weights is None:
         return _codes_times_codes(state, left, b, qa, flip)
     return _codes_times_weights(state, left, weights, qa, flip)
@@ -206,7 +206,8 @@ def _codes_times_codes(
     state: Lowering, left: Value, b: Value, qa: QuantType, flip: bool
 ) -> tuple[LoweredMatMul, list[Value]] | None:
     qb, right = state.form(b).quant, state.codes(b, False)
-    assert qb is not None and right is not None
+    assert qb is not None
+    assert right is not None
     if not qb.is_per_tensor:
         state.refuse("the second input's scale varies along an axis")
         return None
@@ -232,15 +233,13 @@ def _codes_times_weights(
 @rule("MaxPool", "AvgPool")
 def pool(state: Lowering, node: Node) -> None:
     """Channels last, on codes where there are some: the maximum of codes is the code of the maximum."""
-    (x,), op = node.inputs, node.op
+    (x,), op = node.inputs, attrs(node)
     if len(node.outputs) > 1 and node.outputs[1].uses:
-        from lpir.passes.lowprec.lower import copy_node
-
         copy_node(state, node)
         return
     is_max = op.type_name == "MaxPool"
     begin, end = resolved_pads(node)
-    kernel, strides = tuple(op.kernel), tuple(op.strides)  # type: ignore[attr-defined]
+    kernel, strides = tuple(op.kernel), tuple(op.strides)
     dilations = tuple(getattr(op, "dilations", None) or (1,) * len(kernel))
     end = _ceil_pads(node, kernel, strides, dilations, begin, end)
     quant = state.form(x).quant
@@ -290,12 +289,10 @@ def reduce(state: Lowering, node: Node) -> None:
     rank, quant, name = len(x.shape), state.form(x).quant, node.op.type_name
     found = state.constant_of(axes_value)
     if found is None or rank == 0 or x.element_type != f32:
-        from lpir.passes.lowprec.lower import copy_node
-
         copy_node(state, node)
         return
     axes = sorted({normalize_axis(int(a), rank) for a in np.asarray(found).reshape(-1)})
-    keep = bool(node.op.keep_dims)  # type: ignore[attr-defined]
+    keep = bool(attrs(node).keep_dims)
     last = keep and state.prefers_last([x], rank)
     if not keep and state.prefers_last([x], rank) and set(axes) >= set(range(2, rank)):
         # with the spatial axes gone the layout no longer matters
@@ -323,24 +320,32 @@ def softmax(state: Lowering, node: Node) -> None:
     """Over the last axis; another axis is moved there and back."""
     x = node.inputs[0]
     rank = len(x.shape)
-    axis = normalize_axis(int(node.op.axis), rank)  # type: ignore[attr-defined]
     if rank == 0 or x.element_type != f32:
-        from lpir.passes.lowprec.lower import copy_node
-
         copy_node(state, node)
         return
-    is_log = node.op.type_name == "LogSoftmax"
-    op = LoweredSoftmax(apply("log", IDENTITY) if is_log else IDENTITY)
-    real = state.real(x, rank > 2 and axis == 1 and state.prefers_last([x], rank))
-    if rank > 2 and axis == 1 and real is state.form(x).real.get(True):
-        state.set_real(node.outputs[0], state.emit(op, [real]), True)
+    axis = normalize_axis(int(attrs(node).axis), rank)
+    apply_rows = _log_softmax_rows if node.op.type_name == "LogSoftmax" else _softmax_rows
+    # channels last, axis 1 is the last one already
+    last = axis == 1 and state.prefers_last([x], rank)
+    if last or axis == rank - 1:
+        state.set_real(node.outputs[0], apply_rows(state, state.real(x, last)), last)
         return
     order = [*(i for i in range(rank) if i != axis), axis]
-    if axis == rank - 1:
-        state.set_real(node.outputs[0], state.emit(op, [real]))
-        return
-    moved = state.emit(op, [state.emit(Transpose(), [real, constant(order, np.int64)])])
+    moved = apply_rows(state, state.emit(Transpose(), [state.real(x), constant(order, np.int64)]))
     state.set_real(node.outputs[0], state.emit(Transpose(), [moved, constant(np.argsort(order), np.int64)]))
+
+
+def _softmax_rows(state: Lowering, x: Value) -> Value:
+    return state.emit(LoweredSoftmax(IDENTITY), [x])
+
+
+def _log_softmax_rows(state: Lowering, x: Value) -> Value:
+    """`x - max - log(sum(exp(x - max)))`: never the logarithm of an underflow."""
+    axes = (len(x.shape) - 1,)
+    largest = state.emit(Reduce("max", axes, True, 0, IDENTITY), [x])
+    shifted = state.emit(Elementwise(input_(0) - input_(1)), [x, largest])
+    total = state.emit(Reduce("sum", axes, True, 0, apply("log", IDENTITY)), [state.emit(EXP, [shifted])])
+    return state.emit(Elementwise(input_(0) - input_(1)), [shifted, total])
 
 
 @rule("MVN")
@@ -351,9 +356,9 @@ def mvn(state: Lowering, node: Node) -> None:
     axes = sorted({normalize_axis(int(a), rank) for a in np.asarray(state.constant_of(axes_value)).reshape(-1)})
     op = LoweredNormalize(
         len(axes),
-        bool(node.op.normalize_variance),  # type: ignore[attr-defined]
-        float(node.op.eps),  # type: ignore[attr-defined]
-        str(node.op.eps_mode).upper(),  # type: ignore[attr-defined]
+        bool(attrs(node).normalize_variance),
+        float(attrs(node).eps),
+        str(attrs(node).eps_mode).upper(),
         IDENTITY,
     )
     real = state.real(x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lpir.ir.graph import Node, QuantType, Value
@@ -10,7 +12,7 @@ from lpir.ops.bases import ElementwiseOp
 from lpir.ops.boundary import constant
 from lpir.ops.lowered import Elementwise
 from lpir.passes.lowprec.forms import Lowering, quantize
-from lpir.passes.lowprec.rules import RULES, rule
+from lpir.passes.lowprec.rules import RULES, attrs, copy_node, rule
 from lpir.scalar.expr import Expr, apply, input_, maximum, minimum, rint, select
 
 # how far from a whole number a zero point may lie and still be taken for it: limits are float32
@@ -43,7 +45,7 @@ def fake_quantize(state: Lowering, node: Node) -> None:
 
 def quant_types(state: Lowering, node: Node) -> tuple[QuantType, QuantType, int] | str:
     """What codes mean before and after a FakeQuantize, and how many there are; or why 8 bits cannot hold it."""
-    levels = int(node.op.levels)  # type: ignore[attr-defined]
+    levels = int(attrs(node).levels)
     if not 2 <= levels <= 256:
         return f"{levels} levels do not fit into 8 bits"
     if node.inputs[0].element_type != f32:
@@ -62,7 +64,7 @@ def quant_types(state: Lowering, node: Node) -> tuple[QuantType, QuantType, int]
     return low, high, levels
 
 
-def _quant_type(low: np.ndarray, high: np.ndarray, levels: int, rank: int) -> QuantType | str:  # type: ignore[type-arg]
+def _quant_type(low: np.ndarray, high: np.ndarray, levels: int, rank: int) -> QuantType | str:
     low, high = np.broadcast_arrays(low, high)
     if not (low < high).all():
         return "a range is empty or reversed"
@@ -92,38 +94,36 @@ def fake_quantize_expr(x: Expr, il: Expr, ih: Expr, ol: Expr, oh: Expr, levels: 
 
 
 def _as_is(state: Lowering, node: Node) -> None:
-    expr = fake_quantize_expr(*(input_(i, f32) for i in range(5)), int(node.op.levels))  # type: ignore[attr-defined,arg-type]
-    if node.inputs[0].element_type != f32 or getattr(node.op, "auto_broadcast", "numpy") == "pdpd":
-        from lpir.passes.lowprec.lower import copy_node
-
+    if node.inputs[0].element_type != f32:
         copy_node(state, node)
         return
-    _broadcast(state, node, expr)
+    x, il, ih, ol, oh = (input_(i, f32) for i in range(5))
+    shapes = [v.shape.to_static() for v in node.inputs]
+    _broadcast(state, node, fake_quantize_expr(x, il, ih, ol, oh, int(attrs(node).levels)), shapes)
 
 
 def elementwise(state: Lowering, node: Node) -> None:
     """Any operation that states an expression, in the layout that its inputs prefer."""
-    if getattr(node.op, "auto_broadcast", "numpy") == "pdpd" or any(v.element_type.bits < 8 for v in node.inputs):
-        from lpir.passes.lowprec.lower import copy_node
-
+    if any(v.element_type.bits < 8 for v in (*node.inputs, *node.outputs)):
         copy_node(state, node)
         return
-    assert isinstance(node.op, ElementwiseOp)
-    _broadcast(state, node, node.op.expression([v.element_type for v in node.inputs]))
+    op = attrs(node)
+    shapes = op.leaf_shapes([v.shape.to_static() for v in node.inputs])
+    _broadcast(state, node, op.expression([v.element_type for v in node.inputs]), shapes)
 
 
-def _broadcast(state: Lowering, node: Node, expr: Expr) -> None:
+def _broadcast(state: Lowering, node: Node, expr: Expr, shapes: Sequence[tuple[int, ...]]) -> None:
     rank = len(node.outputs[0].shape)
     last = state.prefers_last(node.inputs, rank)
     used = expr.inputs()
     inputs: list[Value] = []
-    for index, value in enumerate(node.inputs):
+    for index, (value, shape) in enumerate(zip(node.inputs, shapes, strict=True)):
         if index not in used:
             inputs.append(constant(np.zeros((), value.element_type.dtype), value.element_type))
-        elif last or len(value.shape) == rank:
-            inputs.append(state.aligned(value, rank, last))
-        else:
+        elif not last and value.shape.to_static() == shape and len(shape) <= rank:
             inputs.append(state.real(value))
+        else:
+            inputs.append(state.aligned(value, shape, rank, last))
     state.set_real(node.outputs[0], state.emit(Elementwise(expr), inputs), last)
 
 

@@ -8,14 +8,13 @@ import math
 import numpy as np
 
 from lpir.ir.graph import Node, QuantType, Value
-
 from lpir.ir.types import f32, i32
 from lpir.ops.bases import normalize_axis
 from lpir.ops.boundary import constant
 from lpir.ops.lowered import Elementwise
 from lpir.ops.reshaping import Reshape, Transpose
 from lpir.passes.lowprec.forms import Lowering, channels_last, physical_axis
-from lpir.passes.lowprec.rules import rule
+from lpir.passes.lowprec.rules import attrs, rule
 from lpir.passes.lowprec.weights import Weights, find_weights
 from lpir.scalar.expr import cast, input_
 
@@ -70,7 +69,7 @@ def transpose(state: Lowering, node: Node) -> None:
 def concat(state: Lowering, node: Node) -> None:
     """On codes when all inputs share one meaning."""
     rank = len(node.outputs[0].shape)
-    axis = normalize_axis(int(node.op.axis), rank)  # type: ignore[attr-defined]
+    axis = normalize_axis(int(attrs(node).axis), rank)
     last = state.prefers_last(node.inputs, rank)
     quants = [state.form(v).quant for v in node.inputs]
     first = quants[0]
@@ -82,7 +81,7 @@ def concat(state: Lowering, node: Node) -> None:
         state.precision = "INT8"
     else:
         parts = [state.real(v, last) for v in node.inputs]
-    op = dataclasses.replace(node.op, axis=physical_axis(axis, rank, last))  # type: ignore[call-arg]
+    op = dataclasses.replace(attrs(node), axis=physical_axis(axis, rank, last))
     give(state, node.outputs[0], state.emit(op, parts), first if shared else None, last)
 
 
@@ -111,9 +110,9 @@ def move(state: Lowering, node: Node) -> None:
 @rule("Pad")
 def pad(state: Lowering, node: Node) -> None:
     """On codes a constant 0 is the zero point; other values are padded as real numbers."""
-    op, x = node.op, node.inputs[0]
+    op, x = attrs(node), node.inputs[0]
     value = state.constant_of(node.inputs[3]) if len(node.inputs) > 3 else np.zeros((), np.float32)
-    is_constant = op.pad_mode == "constant"  # type: ignore[attr-defined]
+    is_constant = op.pad_mode == "constant"
     zero = not is_constant or (value is not None and not np.asarray(value).any())
     rank = len(x.shape)
     last = state.prefers_last([x], rank)
@@ -174,5 +173,3 @@ def _plain(state: Lowering, value: Value) -> Value:
 def _scalar(state: Lowering, value: Value) -> int:
     found = state.constant_of(value)
     return int(np.asarray(found).reshape(-1)[0])
-
-

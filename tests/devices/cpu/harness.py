@@ -117,7 +117,7 @@ def run(
     kernel: Kernel, op: Op, inputs: Sequence[Array], isa: Isa, threads: int = 1, constants: Sequence[int] = ()
 ) -> list[Array]:
     """The outputs of `op` computed by `kernel`; asserts that nothing behind any value was written."""
-    inputs = [np.ascontiguousarray(x) for x in inputs]
+    inputs = [np.ascontiguousarray(x).reshape(np.shape(x)) for x in inputs]
     prepared, outputs = prepare(kernel, make_node(op, inputs, constants), inputs, isa, threads)
     prepared()
     for memory in prepared.context.memory:

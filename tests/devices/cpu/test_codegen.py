@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,21 @@ from lpir.devices.cpu.isa import Isa, all_isas, by_name
 from lpir.errors import InputError
 from lpir.ir.types import ElementType, boolean, f32, i32, u8
 from lpir.scalar.evaluate import evaluate
-from lpir.scalar.expr import Expr, absolute, apply, bitcast, cast, ceil, clamp, floor, input_, less, rint_i32, select, sqrt
+from lpir.scalar.expr import (
+    Expr,
+    absolute,
+    apply,
+    bitcast,
+    cast,
+    ceil,
+    clamp,
+    floor,
+    input_,
+    less,
+    rint_i32,
+    select,
+    sqrt,
+)
 
 HOST_ISAS = [isa for isa in all_isas() if isa.available()]
 
@@ -57,7 +72,7 @@ def test_unknown_name() -> None:
         by_name("mmx")
 
 
-X, Y, I, U = input_(0), input_(1), input_(2, i32), input_(3, u8)
+X, Y, N, U = input_(0), input_(1), input_(2, i32), input_(3, u8)
 EXPRESSIONS = {
     "quantize": cast(rint_i32(clamp(X * 3.7, -12.0, 243.0)) + 12, u8),
     "dequantize": cast(cast(U, i32) - 128, f32) * 0.02,
@@ -66,16 +81,16 @@ EXPRESSIONS = {
     "minmax": apply("minimum", X, Y) - apply("maximum", Y, X),
     "round": floor(X) + ceil(Y) + apply("rint", X),
     "rint_i32": rint_i32(X * 1e9),
-    "bits": bitcast(apply("shl", apply("and", bitcast(X, i32), I), 1), f32),
-    "shift": apply("shr", I, 3) + apply("xor", I, 77),
-    "not": apply("or", apply("not", I), 3),
+    "bits": bitcast(apply("shl", apply("and", bitcast(X, i32), N), 1), f32),
+    "shift": apply("shr", N, 3) + apply("xor", N, 77),
+    "not": apply("or", apply("not", N), 3),
     "select": select(less(X, Y), absolute(X), -Y),
     "sqrt": sqrt(absolute(X)),
     "boolean": less(X, Y),
     "truncate": cast(X, i32),
-    "wrap": cast(I, u8),
+    "wrap": cast(N, u8),
     "unsigned": select(apply("gt", U, 127), U, U + 3),
-    "integer": apply("maximum", absolute(I), -I),
+    "integer": apply("maximum", absolute(N), -N),
 }
 
 
@@ -103,7 +118,12 @@ def test_expression_bits_equal_numpy(isa: Isa, name: str) -> None:
     if name != "truncate":
         x[:6] = [np.nan, np.inf, -np.inf, 0.0, -0.0, 0.5]
         y[2:8] = [np.nan, -0.0, 0.0, 1.5, 2.5, -2.5]
-    arrays = [x, y, rng.integers(-(2**31), 2**31, 64, dtype=np.int32), rng.integers(0, 256, 64, dtype=np.uint8)]
+    arrays: list[np.ndarray[Any, Any]] = [
+        x,
+        y,
+        rng.integers(-(2**31), 2**31, 64, dtype=np.int32),
+        rng.integers(0, 256, 64, dtype=np.uint8),
+    ]
     with np.errstate(all="ignore"):
         expected = np.ascontiguousarray(evaluate(expr, arrays))
     out = np.zeros(64, expr.type.dtype)

@@ -6,17 +6,19 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tests.devices.cpu.harness import HOST_ISAS, Array, run
 
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.convolution_int8 import ConvolutionInt8, MatMulInt8
 from lpir.ir.types import f32, i32, u8
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul
 from lpir.scalar.expr import Expr, cast, clamp, input_, rint_i32
+from tests.devices.cpu.harness import HOST_ISAS, Array, run
 
 ACC = input_(0, i32)
 REQUANT = cast(rint_i32(clamp((cast(ACC, f32) * input_(1) + input_(2)) * 0.37, -3.0, 252.0)) + 3, u8)
-RESIDUAL = cast(rint_i32(clamp(cast(ACC, f32) * input_(1) + cast(cast(input_(2, u8), i32) - 7, f32) * 0.1, 0.0, 255.0)), u8)
+RESIDUAL = cast(
+    rint_i32(clamp(cast(ACC, f32) * input_(1) + cast(cast(input_(2, u8), i32) - 7, f32) * 0.1, 0.0, 255.0)), u8
+)
 ISAS = pytest.mark.parametrize("isa", HOST_ISAS, ids=lambda isa: isa.name)
 
 
@@ -45,7 +47,11 @@ GEOMETRIES: dict[str, tuple[tuple[int, ...], tuple[int, ...], LoweredConvolution
         (3, 3, 3, 32),
         convolution(2, REQUANT, strides=(2, 2), pads_begin=(0, 1), pads_end=(1, 2)),
     ),
-    "dilated": ((2, 10, 9, 6), (3, 2, 6, 9), convolution(2, REQUANT, dilations=(2, 3), pads_begin=(2, 0), pads_end=(0, 3))),
+    "dilated": (
+        (2, 10, 9, 6),
+        (3, 2, 6, 9),
+        convolution(2, REQUANT, dilations=(2, 3), pads_begin=(2, 0), pads_end=(0, 3)),
+    ),
     "groups": ((1, 6, 6, 24), (3, 3, 8, 60), convolution(2, REQUANT, groups=3, pads_begin=(1, 1), pads_end=(1, 1))),
     "1d": ((2, 20, 5), (4, 5, 33), convolution(1, REQUANT, strides=(3,), pads_begin=(2,), pads_end=(1,))),
     "3d": ((1, 4, 5, 6, 4), (2, 3, 3, 4, 20), convolution(3, REQUANT, pads_begin=(1, 1, 1), pads_end=(0, 1, 1))),
@@ -70,7 +76,12 @@ def test_geometry(isa: Isa, name: str, threads: int) -> None:
 @ISAS
 def test_tensor_operands(isa: Isa, operand: tuple[int, ...]) -> None:
     rng = np.random.default_rng(2)
-    inputs = [codes(rng, 2, 7, 6, 24), weights(rng, 1, 1, 24, 40), rng.random(40, np.float32) * 0.01, codes(rng, *operand)]
+    inputs = [
+        codes(rng, 2, 7, 6, 24),
+        weights(rng, 1, 1, 24, 40),
+        rng.random(40, np.float32) * 0.01,
+        codes(rng, *operand),
+    ]
     op = convolution(2, RESIDUAL)
     (expected,) = op.eval(*inputs)
     (actual,) = run(ConvolutionInt8(), op, inputs, isa, 2, constants=[1])
@@ -121,9 +132,8 @@ def test_matmul(isa: Isa, m: int, n: int, transpose: bool) -> None:
 
 
 def test_refusals_are_words() -> None:
-    from tests.devices.cpu.harness import make_node
-
     from lpir.devices.cpu.isa import by_name
+    from tests.devices.cpu.harness import make_node
 
     isa = by_name("avx2")
     a, b = np.zeros((4, 8), np.uint8), np.zeros((8, 8), np.int8)
@@ -132,6 +142,10 @@ def test_refusals_are_words() -> None:
     zero_point = kernel.applies(make_node(LoweredMatMul(False, 0, 5, ACC), [a, b], [1]), isa)
     assert zero_point == "the weights have a zero point"
     long = kernel.applies(
-        make_node(LoweredMatMul(False, 0, 0, ACC), [np.zeros((1, 70000), np.uint8), np.zeros((70000, 1), np.int8)], [1]), isa
+        make_node(
+            LoweredMatMul(False, 0, 0, ACC), [np.zeros((1, 70000), np.uint8), np.zeros((70000, 1), np.int8)], [1]
+        ),
+        isa,
     )
-    assert long is not None and "overflow" in long
+    assert long is not None
+    assert "overflow" in long

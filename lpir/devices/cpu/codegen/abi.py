@@ -1,7 +1,7 @@
 """How a kernel gets its arguments: an array of 64-bit words, one a parameter, in declared order.
 
-A kernel is `void k(i64 *params, i64 tid, i64 nthreads)`. Each parameter is a pointer, an integer or one 32-bit scalar in
-the low half of its word (x86 and AArch64 are little-endian). A plan holds words that are numbers or `Ref`s; a `Ref`
+A kernel is `void k(i64 *params, i64 tid, i64 nthreads)`. Each parameter is a pointer, an integer or one 32-bit scalar
+in the low half of its word (x86 and AArch64 are little-endian). A plan holds words that are numbers or `Ref`s; a `Ref`
 becomes an address when buffers are bound.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Union
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class F32:
         return int(struct.unpack("<I", struct.pack("<f", self.value))[0])
 
 
-Word = Union[int, Ref]
+Word = int | Ref
 
 
 @dataclass(frozen=True, slots=True)

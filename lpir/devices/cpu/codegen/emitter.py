@@ -1,7 +1,7 @@
 """A typed builder of LLVM text.
 
-`Function` prints one kernel (`void @name(ptr %params, i64 %tid, i64 %nthreads)`), an instruction a method. A `Value` knows
-its LLVM type, so a method needs no type argument where an operand has it. Loops and branches are `with` blocks:
+`Function` prints one kernel (`void @name(ptr %params, i64 %tid, i64 %nthreads)`), an instruction a method. A `Value`
+knows its LLVM type, so a method needs no type argument where an operand has it. Loops and branches are `with` blocks:
 
     f = Function("scale", {"x": "ptr", "out": "ptr", "count": "i64", "by": "float"})
     by = f.splat(f.p["by"], 8)
@@ -28,10 +28,10 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Union
 
 from lpir.devices.cpu.codegen.abi import Kernel
 
+AS_PRINTED = "; compiled as printed"
 _VECTOR = re.compile(r"<(\d+) x (.+)>")
 _SIZES = {"i1": 1, "i8": 1, "i16": 2, "half": 2, "bfloat": 2, "i32": 4, "float": 4, "i64": 8, "double": 8, "ptr": 8}
 _MANGLED = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16", "ptr": "p0"}
@@ -58,7 +58,7 @@ class Value:
         return self.text
 
 
-Operand = Union[Value, int]
+Operand = Value | int
 
 
 def lanes_of(type: str) -> int:
@@ -126,10 +126,15 @@ class Loop:
 
 
 class Function:
-    """Prints one kernel. `params`: name -> "ptr", "i64", "i32" or "float"; each is loaded once, as `f.p[name]`."""
+    """Prints one kernel. `params`: name -> "ptr", "i64", "i32" or "float"; each is loaded once, as `f.p[name]`.
 
-    def __init__(self, name: str, params: Mapping[str, str]) -> None:
+    `optimize=False`: the text is good as it is (values computed once, loops entered at the top, invariants outside), so
+    LLVM's optimization passes, the greater part of its time, are left out; code generation still optimizes.
+    """
+
+    def __init__(self, name: str, params: Mapping[str, str], optimize: bool = True) -> None:
         self.name = name
+        self.optimize = optimize
         self.params = tuple(params.items())
         self.tid = Value("i64", "%tid")
         self.nthreads = Value("i64", "%nthreads")
@@ -151,7 +156,8 @@ class Function:
         body = "\n".join(["entry:", *self._entry, "  br label %body", "body:", *self._lines, "  ret void", "}"])
         digest = hashlib.sha256((body + "".join(self._declared)).encode()).hexdigest()[:12]
         symbol = f"{self.name}_{digest}"
-        head = [*self._declared.values(), f"define void @{symbol}(ptr %params, i64 %tid, i64 %nthreads) {{"]
+        note = [] if self.optimize else [AS_PRINTED]
+        head = [*note, *self._declared.values(), f"define void @{symbol}(ptr %params, i64 %tid, i64 %nthreads) {{"]
         return Kernel(symbol, "\n".join([*head, body, ""]), self.params)
 
     def comment(self, text: str) -> None:

@@ -8,8 +8,8 @@ memory; fields lie on cache lines of their own:
     byte 192  i32 threads arrived at the barrier                   byte 256  i32 barrier number
     byte 320  i32 threads asleep on the barrier number             byte 384  i32 stop
 
-Functions: `run(steps, count, tid, nthreads, pool)`; `submit(pool, steps, count)`, called by the thread that has work: it
-is thread 0 and returns when all is done; `worker(pool, tid)` serves jobs until `stop(pool)`.
+Functions: `run(steps, count, tid, nthreads, pool)`; `submit(pool, steps, count)`, called by the thread that has work:
+it is thread 0 and returns when all is done; `worker(pool, tid)` serves jobs until `stop(pool)`.
 
 A waiting thread spins `spins` times with `pause`, then sleeps on a futex (Linux) or yields (elsewhere). Sleepers count
 themselves before the kernel compares the futex word, and the waker changes the word before it reads the count, all
@@ -177,7 +177,7 @@ SYMBOLS = ("run", "submit", "worker", "stop")
 
 
 def executor_text(system: str = sys.platform, machine: str = "") -> str:
-    """LLVM text that defines `SYMBOLS` for an operating system (`sys.platform`) and a machine (`platform.machine()`)."""
+    """LLVM text that defines `SYMBOLS`; `system` as `sys.platform`, `machine` as `platform.machine()` names them."""
     machine = machine or platform.machine()
     yield_ = "%idle = call i32 @sched_yield()"
     pause = _PAUSE.get(machine, yield_.replace("idle", "paused"))

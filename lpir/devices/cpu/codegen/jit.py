@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import llvmlite.binding as llvm
 
+from lpir.devices.cpu.codegen.emitter import AS_PRINTED
 from lpir.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def _machine(cpu: str, features: str, triple: str) -> llvm.TargetMachine:
     )
 
 
-def _module(texts: Iterable[str], machine: llvm.TargetMachine, triple: str) -> llvm.ModuleRef:
-    """One module of all `texts`, each declaration kept once, optimized for `machine`."""
+def _module(texts: Iterable[str], machine: llvm.TargetMachine, triple: str, optimize: bool) -> llvm.ModuleRef:
+    """One module of all `texts`, each declaration kept once."""
     declares: dict[str, None] = {}
     bodies: list[str] = []
     for text in texts:
@@ -72,8 +73,18 @@ def _module(texts: Iterable[str], machine: llvm.TargetMachine, triple: str) -> l
         module.verify()
     except RuntimeError as error:
         raise InputError(f"LLVM refuses a kernel's text: {error}") from error
-    _optimize(module, machine)
+    if optimize:
+        _optimize(module, machine)
     return module
+
+
+def _modules(texts: Iterable[str], machine: llvm.TargetMachine, triple: str) -> list[llvm.ModuleRef]:
+    """Modules of `texts`: those to be optimized, and those to be compiled as printed."""
+    printed: list[str] = []
+    others: list[str] = []
+    for text in texts:
+        (printed if text.startswith(AS_PRINTED) else others).append(text)
+    return [_module(group, machine, triple, group is others) for group in (others, printed) if group]
 
 
 def _optimize(module: llvm.ModuleRef, machine: llvm.TargetMachine) -> None:
@@ -91,7 +102,7 @@ def assembly(texts: Iterable[str], isa: Isa) -> str:
     """The assembly of kernels for `isa`, which this host need not run."""
     triple = X86 if isa.is_x86 else str(llvm.get_default_triple())
     machine = _machine(isa.cpu, isa.features, triple)
-    return str(machine.emit_assembly(_module(texts, machine, triple)))
+    return "\n".join(str(machine.emit_assembly(module)) for module in _modules(texts, machine, triple))
 
 
 class Jit:
@@ -113,15 +124,18 @@ class Jit:
         if self._texts:
             triple = str(llvm.get_default_triple())
             machine = _machine(self.isa.cpu, self.isa.features, "")
-            module = _module(self._texts.values(), machine, triple)
-            # the engine owns its machine, the shared one only optimizes
-            own = llvm.Target.from_triple(triple).create_target_machine(
-                cpu=self.isa.cpu, features=self.isa.features, opt=2, codemodel="jitdefault", jit=True
-            )
-            engine = llvm.create_mcjit_compiler(module, own)
-            engine.finalize_object()
+            engines = [self._engine(module, triple) for module in _modules(self._texts.values(), machine, triple)]
             for symbol in self._texts:
-                self._addresses[symbol] = engine.get_function_address(symbol)
-            self._engines.append(engine)
+                self._addresses[symbol] = next(a for e in engines if (a := e.get_function_address(symbol)))
+            self._engines += engines
             self._texts = {}
         return dict(self._addresses)
+
+    def _engine(self, module: llvm.ModuleRef, triple: str) -> llvm.ExecutionEngine:
+        # an engine owns its machine; the shared one only optimizes
+        machine = llvm.Target.from_triple(triple).create_target_machine(
+            cpu=self.isa.cpu, features=self.isa.features, opt=2, codemodel="jitdefault", jit=True
+        )
+        engine = llvm.create_mcjit_compiler(module, machine)
+        engine.finalize_object()
+        return engine

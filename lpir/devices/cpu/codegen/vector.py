@@ -54,7 +54,9 @@ def to_memory(f: Function, x: Value, type: ElementType) -> Value:
     return f.convert("zext", x, vector_of("i8", x.lanes)) if type.name == "boolean" else x
 
 
-def emit_expr(f: Function, expr: Expr, leaves: Sequence[Value] | Mapping[int, Value], lanes: int, bits: int = 0) -> Value:
+def emit_expr(
+    f: Function, expr: Expr, leaves: Sequence[Value] | Mapping[int, Value], lanes: int, bits: int = 0
+) -> Value:
     """`expr` over vectors of `lanes`; `leaves[i]` is input `i`, of type `llvm_type(type, lanes)` or one scalar.
 
     `bits`: widest vector of the ISA, 0 for plain LLVM without x86 intrinsics.
@@ -153,8 +155,10 @@ def cast(f: Function, x: Value, of: ElementType, to: ElementType) -> Value:
     if to.name == "boolean":
         return f.fcmp("une", x, f.zeros(x.type)) if of.is_float else f.icmp("ne", x, 0)
     if of.is_float and to.is_float:
-        return f.convert("fptrunc" if to.bits < of.bits else "fpext", x, type) if to.bits != of.bits else (
-            f.convert("fptrunc", f.convert("fpext", x, vector_of("float", x.lanes)), type)
+        return (
+            f.convert("fptrunc" if to.bits < of.bits else "fpext", x, type)
+            if to.bits != of.bits
+            else (f.convert("fptrunc", f.convert("fpext", x, vector_of("float", x.lanes)), type))
         )
     if of.is_float:
         return _float_to_int(f, x, to)

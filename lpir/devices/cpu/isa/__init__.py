@@ -16,7 +16,7 @@ __all__ = ["Isa", "all_isas", "by_name", "host_isa"]
 def all_isas() -> tuple[Isa, ...]:
     """Every record, slowest first (narrow before wide, inexact dot before exact)."""
     found = [
-        getattr(importlib.import_module(f"{__name__}.{info.name}"), "ISA")
+        importlib.import_module(f"{__name__}.{info.name}").ISA
         for info in pkgutil.iter_modules(__path__)
         if info.name not in ("record", "dots")
     ]

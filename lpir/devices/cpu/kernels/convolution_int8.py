@@ -14,7 +14,14 @@ from lpir.devices.cpu.kernels import igemm
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.epilogue import Rows, element_bytes
 from lpir.devices.cpu.kernels.geometry import dense_strides
-from lpir.devices.cpu.kernels.rows import bind_operand, grid_offsets, operand_of, pad_step, refuse_epilogue, refuse_operands
+from lpir.devices.cpu.kernels.rows import (
+    bind_operand,
+    grid_offsets,
+    operand_of,
+    pad_step,
+    refuse_epilogue,
+    refuse_operands,
+)
 from lpir.ir.graph import Node
 from lpir.ir.types import i8, u8
 from lpir.ops.boundary import Constant

@@ -4,7 +4,7 @@ Leaf 0 is the accumulator; leaf `i >= 1` is operand `i - 1`:
 
 * `vector`: one element an output channel, at the channel's index;
 * `scalar`: one element in memory, read once;
-* `tensor`: one element an output element: a row pointer (`base + m * stride` or `base + table[m]` bytes) and the channel.
+* `tensor`: one element an output element: a row pointer (`base + m * stride` or `base + table[m]` bytes) and channel.
 
 Constants of the expression become parameter words, so that layers which differ only in a scale, a zero point or a clamp
 share one kernel. Reads are whole vectors: every operand buffer needs 64 readable bytes behind its end.
@@ -110,7 +110,9 @@ class Epilogue:
 
     def vectors(self, f: Function, n: Value, lanes: int) -> dict[int, Value]:
         """The per-channel leaves of channels `n .. n + lanes`."""
-        return {i: self._load(f, o, f.p[f"e{i}"], n, lanes) for i, o in enumerate(self.operands, 1) if o.kind == "vector"}
+        return {
+            i: self._load(f, o, f.p[f"e{i}"], n, lanes) for i, o in enumerate(self.operands, 1) if o.kind == "vector"
+        }
 
     def row(self, f: Function, m: Value) -> dict[int, Value]:
         """The row pointers of tensor leaves in row `m`."""
@@ -120,12 +122,17 @@ class Epilogue:
                 pointers[i] = row_pointer(f, f.p[f"e{i}"], f.p[f"e{i}_rows"], m)
         return pointers
 
-    def emit(self, f: Function, isa: Isa, acc: Value, vectors: Mapping[int, Value], row: Mapping[int, Value], n: Value) -> Value:
-        """The values to store for accumulator `acc` (channels `n ..` of one row), in memory form."""
-        leaves = {0: acc, **self._fixed, **vectors}
-        for i, pointer in row.items():
-            leaves[i] = self._load(f, self.operands[i - 1], pointer, n, acc.lanes)
-        return to_memory(f, emit_expr(f, self.expr, leaves, acc.lanes, isa.bits if isa.is_x86 else 0), self.type)
+    def tensors(self, f: Function, row: Mapping[int, Value], n: Value, lanes: int) -> dict[int, Value]:
+        """The tensor leaves at channels `n .. n + lanes` of the row that `row` points to."""
+        return {i: self._load(f, self.operands[i - 1], pointer, n, lanes) for i, pointer in row.items()}
+
+    def finish(self, f: Function, isa: Isa, acc: Value, leaves: Mapping[int, Value], wide: bool = False) -> Value:
+        """The values to store for accumulator `acc`, in memory form; `wide`: before the outermost cast."""
+        bits = isa.bits if isa.is_x86 else 0
+        known = {0: acc, **self._fixed, **leaves}
+        if wide:
+            return emit_expr(f, self.expr.args[0], known, acc.lanes, bits)
+        return to_memory(f, emit_expr(f, self.expr, known, acc.lanes, bits), self.type)
 
     def _load(self, f: Function, operand: Operand, base: Value, n: Value, lanes: int) -> Value:
         at = f.gep(base, n, memory_type(operand.type))
@@ -162,4 +169,15 @@ def element_bytes(type: ElementType) -> int:
     return size_of(memory_type(type))
 
 
-__all__ = ["Bound", "Epilogue", "Operand", "Pointer", "Rows", "element_bytes", "lift_constants", "llvm_type", "row_pointer", "store_lanes"]
+__all__ = [
+    "Bound",
+    "Epilogue",
+    "Operand",
+    "Pointer",
+    "Rows",
+    "element_bytes",
+    "lift_constants",
+    "llvm_type",
+    "row_pointer",
+    "store_lanes",
+]

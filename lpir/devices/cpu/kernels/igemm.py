@@ -1,4 +1,4 @@
-"""INT8 matrix product with an epilogue: 1x1 and KxK convolutions of any rank, grouped too, and MatMul with constant weights.
+"""INT8 matrix product with an epilogue: convolutions of any rank, grouped too, and MatMul with constant weights.
 
 For group `g`, row (output pixel) `m` and channel `n`:
 
@@ -29,7 +29,16 @@ from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref, Word
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import tiling
-from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Operand, Pointer, Rows, element_bytes, row_pointer, store_lanes
+from lpir.devices.cpu.kernels.epilogue import (
+    Bound,
+    Epilogue,
+    Operand,
+    Pointer,
+    Rows,
+    element_bytes,
+    row_pointer,
+    store_lanes,
+)
 from lpir.devices.cpu.kernels.pack import Array, PackedWeights, pack_weights, step_offsets
 from lpir.devices.cpu.kernels.tiling import Tile
 from lpir.ir.types import i32
@@ -110,7 +119,14 @@ class IntGemm:
         values: dict[str, int | float | F32 | Ref] = {
             **{"x": call.x, "x_rows": _rows(call.x_rows), "w": call.weights, "init": call.init},
             **{"out": call.out, "out_rows": _rows(call.out_rows), "m": self.m, "n": self.n, "steps": self.steps},
-            **{"groups": self.groups, "x_group": call.x_group, "m_tiles": tiles, "n_blocks": blocks, "m_chunks": mc, "n_chunks": nc},
+            **{
+                "groups": self.groups,
+                "x_group": call.x_group,
+                "m_tiles": tiles,
+                "n_blocks": blocks,
+                "m_chunks": mc,
+                "n_chunks": nc,
+            },
             **self.epilogue.values(call.operands),
         }
         if self.needs_offsets:
@@ -147,13 +163,18 @@ def build(
     dot_cost = 1.0 if isa.proof == "vpdpbusd" else 2.2 if isa.is_x86 else 12.0
     spare = 1 if isa.proof == "vpdpbusd" else 3
     tile = tile or tiling.choose_tile(isa, m, n, steps, dot_cost, ops + 2.0, spare)
-    printer = _Printer(isa, tile, Epilogue(epilogue, operands), _Form(
-        affine=len(taps) == 1,
-        unroll=_unroll(tile, steps),
-        narrow=n < isa.lanes(),
-        x_table=x_table,
-        out_table=out_table,
-    ))
+    printer = _Printer(
+        isa,
+        tile,
+        Epilogue(epilogue, operands),
+        _Form(
+            affine=len(taps) == 1,
+            unroll=_unroll(tile, steps),
+            narrow=n < isa.lanes(),
+            x_table=x_table,
+            out_table=out_table,
+        ),
+    )
     return IntGemm(isa, m, n, channels, taps, groups, tile, printer.kernel(), printer.epilogue)
 
 
@@ -190,7 +211,9 @@ class _Printer:
         params = {
             **{"x": "ptr", "x_rows": rows[form.x_table], "w": "ptr", "init": "ptr"},
             **{"out": "ptr", "out_rows": rows[form.out_table]},
-            **dict.fromkeys(("m", "n", "steps", "groups", "x_group", "m_tiles", "n_blocks", "m_chunks", "n_chunks"), "i64"),
+            **dict.fromkeys(
+                ("m", "n", "steps", "groups", "x_group", "m_tiles", "n_blocks", "m_chunks", "n_chunks"), "i64"
+            ),
             **epilogue.params(),
         }
         if not form.affine:
@@ -198,7 +221,7 @@ class _Printer:
         if not isa.exact:
             params |= dict.fromkeys(("x_index", "x_offsets", "x_weights"), "ptr")
         kind = f"igemm_{isa.name}_{tile.rows}x{tile.vectors}"
-        self.f = Function(kind, params)
+        self.f = Function(kind, params, optimize=False)
 
     def kernel(self) -> Kernel:
         f = self.f
@@ -255,7 +278,8 @@ class _Printer:
             for u in range(unroll):
                 offset = f.mul(k.index, 4) if self.form.affine else self._offset(f.p["offsets"], k.index, u)
                 weights = [
-                    f.load(self.byte_type, f.gep(at, u * column + j * self.lanes * 4), 1) for j in range(self.tile.vectors)
+                    f.load(self.byte_type, f.gep(at, u * column + j * self.lanes * 4), 1)
+                    for j in range(self.tile.vectors)
                 ]
                 out = self._dots(pointers, offset, 4 * u if self.form.affine else 0, weights, out)
             k.next = out
@@ -265,7 +289,9 @@ class _Printer:
         f = self.f
         return f.convert("sext", f.load("i32", f.gep(f.gep(table, step, "i32"), 4 * ahead), 4), "i64")
 
-    def _dots(self, pointers: list[Value], offset: Value, ahead: int, weights: list[Value], sums: list[Value]) -> list[Value]:
+    def _dots(
+        self, pointers: list[Value], offset: Value, ahead: int, weights: list[Value], sums: list[Value]
+    ) -> list[Value]:
         """One k-step: 4 bytes of every row times every weight vector."""
         f, out = self.f, []
         for r, pointer in enumerate(pointers):
@@ -296,7 +322,8 @@ class _Printer:
         for j, n in enumerate(channels):
             leaves = self.epilogue.vectors(f, n, self.lanes)
             for r, out in enumerate(outs):
-                result = self.epilogue.emit(f, self.isa, sums[r * vectors + j], leaves, operands[r], n)
+                tensors = self.epilogue.tensors(f, operands[r], n, self.lanes)
+                result = self.epilogue.finish(f, self.isa, sums[r * vectors + j], {**leaves, **tensors})
                 at = f.gep(out, f.mul(n, size))
                 if self.form.narrow:
                     store_lanes(f, result, at, f.p["n"], self.isa.masks)

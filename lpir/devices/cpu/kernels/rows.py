@@ -1,4 +1,4 @@
-"""Where the rows of a convolution's or matrix product's tensors are: offset tables, padding copies, epilogue operands."""
+"""Where the rows of a convolution's or a product's tensors are: offset tables, padding copies, epilogue operands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lpir.devices.cpu.codegen.abi import Kernel, Ref
+from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref
 from lpir.devices.cpu.codegen.emitter import Function
 from lpir.devices.cpu.codegen.vector import PRIMITIVES, memory_type
 from lpir.devices.cpu.kernels.base import BuildContext, Step
@@ -80,7 +80,7 @@ def bind_operand(value: Value, out: Sequence[int], ctx: BuildContext) -> Bound:
 
 
 def pad_kernel() -> Kernel:
-    """Copies rows of bytes between two paddings: `table[row]` is the source offset of a row, -1 for one that is all padding."""
+    """Copies rows of bytes between two paddings: `table[row]` is the source offset of a row, -1 for all padding."""
     names = ("rows", "left", "middle", "right", "fill")
     f = Function("pad_rows", {"x": "ptr", "out": "ptr", "table": "ptr", **dict.fromkeys(names, "i64")})
     left, middle, right = f.p["left"], f.p["middle"], f.p["right"]
@@ -98,7 +98,9 @@ def pad_kernel() -> Kernel:
     return f.kernel()
 
 
-def pad_step(x: Ref, out: Ref, shape: Sequence[int], begin: Sequence[int], end: Sequence[int], fill: int, ctx: BuildContext) -> Step:
+def pad_step(
+    x: Ref, out: Ref, shape: Sequence[int], begin: Sequence[int], end: Sequence[int], fill: int, ctx: BuildContext
+) -> Step:
     """Copies u8 `x [N, *S, C]` into `out [N, *(begin + S + end), C]`, `fill` around it."""
     batch, *spatial, channels = shape
     outer = [n + b + e for n, b, e in zip(spatial, begin, end, strict=True)][:-1]
@@ -106,7 +108,7 @@ def pad_step(x: Ref, out: Ref, shape: Sequence[int], begin: Sequence[int], end: 
     table = np.full((batch, *outer), -1, np.int64)
     inside = tuple(slice(b, b + n) for n, b in zip(spatial[:-1], begin[:-1], strict=True))
     table[(slice(None), *inside)] = grid_offsets((batch, *spatial[:-1]), strides[:-2]).reshape(batch, *spatial[:-1])
-    values = {
+    values: dict[str, int | float | F32 | Ref] = {
         **{"x": x, "out": out, "table": ctx.constant(table), "rows": table.size},
         **{"left": begin[-1] * channels, "middle": spatial[-1] * channels, "right": end[-1] * channels, "fill": fill},
     }

@@ -61,7 +61,7 @@ def choose_chunks(groups: int, tiles: int, blocks: int, tile_bytes: int, threads
         for nc in columns:
             if mc < least and mc < tiles:
                 continue
-            share = _busiest(groups, tiles, blocks, mc, nc, threads)
+            share = busiest(groups, tiles, blocks, mc, nc, threads)
             # every chunk of rows reads all weights again: prefer few chunks among nearly equal shares
             cost = share * (1 + 0.002 * mc + 0.001 * nc)
             if best is None or cost < best[0]:
@@ -70,7 +70,8 @@ def choose_chunks(groups: int, tiles: int, blocks: int, tile_bytes: int, threads
     return best[1], best[2]
 
 
-def _busiest(groups: int, tiles: int, blocks: int, mc: int, nc: int, threads: int) -> int:
+def busiest(groups: int, tiles: int, blocks: int, mc: int, nc: int, threads: int) -> int:
+    """Register tiles of the thread that has most of them."""
     units = groups * mc * nc
     if units > 4096:
         return -(-groups * tiles * blocks // threads)

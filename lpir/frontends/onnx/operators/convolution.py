@@ -108,11 +108,11 @@ def convolution_transpose(c: Call) -> Value:
     spatial, groups = rank - 2, c.integer("group", 1)
     attributes = window(c, spatial)
     output_padding = c.integers("output_padding", (0,) * spatial)
+    attributes["output_padding"] = output_padding
     if c.has("output_shape") or attributes["auto_pad"] in ("same_upper", "same_lower"):
         _pads_for_output_shape(c, attributes, output_padding)
     if attributes["auto_pad"] == "valid":
         attributes["auto_pad"] = "explicit"
-    attributes["output_padding"] = output_padding
     if groups == 1:
         y = c.make("ConvolutionBackpropData", c[0], c[1], **attributes)
     else:
@@ -131,15 +131,16 @@ def _pads_for_output_shape(c: Call, attributes: dict[str, object], output_paddin
     kernel = [w[2 + i].length for i in range(spatial)]
     default = tuple(d.length * s for d, s in zip(lengths, strides, strict=True))
     wanted = c.integers("output_shape", default)[-spatial:]
-    begin, end = [], []
+    begin, end, extra = [], [], list(output_padding)
     for i, (length, stride) in enumerate(zip(lengths, strides, strict=True)):
         full = stride * (length.length - 1) + output_padding[i] + (kernel[i] - 1) * dilations[i] + 1
-        total = full - wanted[i]
+        total = max(full - wanted[i], 0)
+        extra[i] += max(wanted[i] - full, 0)
         small, large = total // 2, total - total // 2
         lower = attributes["auto_pad"] == "same_upper"
         begin.append(small if lower else large)
         end.append(large if lower else small)
-    attributes.update(pads_begin=tuple(begin), pads_end=tuple(end), auto_pad="explicit")
+    attributes.update(pads_begin=tuple(begin), pads_end=tuple(end), auto_pad="explicit", output_padding=tuple(extra))
 
 
 @operator("MatMul")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from lpir.errors import ModelError
+from lpir.errors import ModelError, UnsupportedError
 from lpir.frontends.onnx.conversion import Call
 from lpir.frontends.onnx.records import element_type
 from lpir.frontends.onnx.table import operator
 from lpir.ir.graph import Value, known_value
-from lpir.ir.types import boolean
+from lpir.ir.types import boolean, i64
 
 UNARY = {
     "Abs": "Abs",
@@ -67,6 +67,9 @@ def binary(c: Call) -> Value:
     a, b = c[0], c[1]
     if c.has("axis") and c.integer("broadcast", 0):
         b = aligned(c, b, c.axis(0))
+    if c.operator.type == "Div":
+        # ONNX divides integers toward zero
+        return c.make("Divide", a, b, m_pythondiv=False)
     return c.make(BINARY[c.operator.type], a, b)
 
 
@@ -96,9 +99,21 @@ def mean_sum(c: Call) -> Value:
     return result
 
 
-@operator("Identity", "Dropout")
-def identity(c: Call) -> list[Value]:
-    return [c[0]]
+@operator("Identity")
+def identity(c: Call) -> Value:
+    return c[0]
+
+
+@operator("Dropout")
+def dropout(c: Call) -> list[Value]:
+    """The input as it is, and a mask of ones when it is asked for."""
+    training = c.maybe(2)
+    if training is not None and bool(c.known(2, "training_mode").any()):
+        raise UnsupportedError("training mode is not supported; export the model in evaluation mode")
+    if len(c.operator.outputs) < 2:
+        return [c[0]]
+    ones = c.const(True, np.bool_)
+    return [c[0], c.make("Broadcast", ones, c.make("ShapeOf", c[0], output_type=i64), mode="numpy")]
 
 
 @operator("Pow")

@@ -205,4 +205,5 @@ def depth_to_space(c: Call) -> Value:
 
 @operator("SpaceToDepth")
 def space_to_depth(c: Call) -> Value:
-    return c.make("SpaceToDepth", c[0], mode="blocks_first", block_size=c.integer("blocksize"))
+    mode = "depth_first" if c.text("mode", "DCR") == "CRD" else "blocks_first"
+    return c.make("SpaceToDepth", c[0], mode=mode, block_size=c.integer("blocksize"))

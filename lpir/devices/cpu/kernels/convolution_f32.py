@@ -1,0 +1,205 @@
+"""LoweredConvolution and LoweredMatMul in float32, as matrix products (`fgemm`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lpir.devices.cpu.codegen.abi import Ref
+from lpir.devices.cpu.isa import Isa
+from lpir.devices.cpu.kernels import fgemm
+from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
+from lpir.devices.cpu.kernels.copy import View, copy
+from lpir.devices.cpu.kernels.epilogue import Rows
+from lpir.devices.cpu.kernels.fgemm import Call, Form, Shape
+from lpir.devices.cpu.kernels.geometry import broadcast_strides, dense_strides
+from lpir.devices.cpu.kernels.rows import (
+    bind_operand, grid_offsets, operand_of, pad_step, refuse_epilogue, refuse_operands,
+)
+from lpir.ir.graph import Node
+from lpir.ir.types import f32
+from lpir.ops.boundary import constant_data
+from lpir.ops.lowered import LoweredConvolution, LoweredMatMul, expanded
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def refuse(node: Node) -> str | None:
+    """Why a product of inputs 0 and 1 is not float32 or has an epilogue that cannot be printed, or None."""
+    for value in node.inputs[:2]:
+        if value.element_type != f32:
+            return f"{value.name} is {value.element_type}, not f32"
+        if math.prod(value.shape.to_static()) >= 1 << 29:
+            return f"{value.name} is larger than 2 GiB"
+    op = node.op
+    assert isinstance(op, LoweredConvolution | LoweredMatMul)
+    return refuse_epilogue(expanded(op.epilogue)) or refuse_operands(node, 2)
+
+
+class ConvolutionF32(Kernel):
+    """Convolution of any rank, grouped too; a padded copy of the input comes first where there is padding."""
+
+    name = "fgemm_convolution"
+    ops = (LoweredConvolution,)
+    rank = 10
+
+    def applies(self, node: Node, isa: Isa) -> str | None:
+        return refuse(node) or ("the weights are not constant" if constant_data(node.inputs[1]) is None else None)
+
+    def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
+        op = node.op
+        assert isinstance(op, LoweredConvolution)
+        x, shape, steps = padded_input(node, op, ctx)
+        out = node.output.shape.to_static()
+        strides = tuple(4 * s for s in dense_strides(shape))
+        taps, w = tap_runs(np.asarray(constant_data(node.inputs[1])), op, strides)
+        groups, runs, channels, n = w.shape
+        moves = [s * t for s, t in zip(op.strides, strides[1:-1], strict=True)]
+        offsets = grid_offsets(out[:-1], (strides[0], *moves))
+        sizes = Shape(groups, math.prod(out[:-1]), n, runs, channels)
+        product = Product(node, isa, ctx, sizes, w.reshape(groups, runs * channels, n))
+        group = np.arange(groups, dtype=np.int64) * (shape[-1] // groups * 4)
+        return [*steps, product.step(x, rows_of(offsets, ctx), group, taps, batched=False)]
+
+
+def padded_input(node: Node, op: LoweredConvolution, ctx: BuildContext) -> tuple[Ref, tuple[int, ...], list[Step]]:
+    """Input 0 with its padding: where it is, its shape, and the step that copies it if there is padding."""
+    shape = node.inputs[0].shape.to_static()
+    x = ctx.ref(node.inputs[0])
+    if not any((*op.pads_begin, *op.pads_end)):
+        return x, shape, []
+    pads = [b + e for b, e in zip(op.pads_begin, op.pads_end, strict=True)]
+    padded = (shape[0], *(n + p for n, p in zip(shape[1:-1], pads, strict=True)), shape[-1])
+    copied = ctx.scratch(math.prod(padded) * 4)
+    in_bytes = (*shape[:-1], shape[-1] * 4)
+    return copied, padded, [pad_step(x, copied, in_bytes, op.pads_begin, op.pads_end, 0, ctx)]
+
+
+def tap_runs(w: Array, op: LoweredConvolution, strides: Sequence[int]) -> tuple[Array, Array]:
+    """Byte offset of each contiguous run of weights, and `w` [*K, C/g, O] as [G, runs, length, O/g].
+
+    Neighboring taps of the last spatial axis are one run where one group has the whole pixel.
+    """
+    *kernel, channels, outputs = w.shape
+    moves = [d * s for d, s in zip(op.dilations, strides[1:-1], strict=True)]
+    whole = op.groups == 1 and op.dilations[-1] == 1
+    length = channels * kernel[-1] if whole else channels
+    sizes = kernel[:-1] if whole else kernel
+    grouped = w.reshape(-1, length, op.groups, outputs // op.groups).transpose(2, 0, 1, 3)
+    return grid_offsets(sizes, moves[: len(sizes)]), np.ascontiguousarray(grouped)
+
+
+def rows_of(offsets: Array, ctx: BuildContext) -> Rows:
+    """A stride where rows follow each other at one distance, a table otherwise."""
+    stride = int(offsets[1]) if len(offsets) > 1 else 0
+    if np.array_equal(offsets, np.arange(len(offsets)) * stride):
+        return Rows(stride)
+    return Rows(table=ctx.constant(offsets.astype(np.int32)))
+
+
+class MatMulF32(Kernel):
+    """MatMul of any two operands, batched too. A constant second one is packed, others are transposed first if need be."""
+
+    name = "fgemm_matmul"
+    ops = (LoweredMatMul,)
+    rank = 10
+
+    def applies(self, node: Node, isa: Isa) -> str | None:
+        return refuse(node)
+
+    def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
+        op = node.op
+        assert isinstance(op, LoweredMatMul)
+        a, b = (v.shape.to_static() for v in node.inputs[:2])
+        out = node.output.shape.to_static()
+        k, n = a[-1], out[-1]
+        shared = math.prod(b[:-2]) == 1
+        # one matrix for the whole batch: all rows are one product
+        groups, m = (1, math.prod(out[:-1])) if shared and a[:-1] == out[:-1] else (math.prod(out[:-2]), out[-2])
+        x_groups = grid_offsets(out[:-2], _batch_strides(a, out, 4)) if groups > 1 else np.zeros(1, np.int64)
+        w = constant_data(node.inputs[1])
+        sizes = Shape(groups, m, n, 1, k)
+        x = ctx.ref(node.inputs[0])
+        if w is not None and shared:
+            matrix = w.reshape(b[-2:]).T if op.transpose_b else w.reshape(b[-2:])
+            product = Product(node, isa, ctx, sizes, matrix[None])
+            return [product.step(x, Rows(k * 4), x_groups, np.zeros(1, np.int64), batched=True)]
+        steps: list[Step] = []
+        right = ctx.ref(node.inputs[1])
+        if op.transpose_b:
+            batch = math.prod(b[:-2])
+            turned = ctx.scratch(batch * k * n * 4)
+            view = View(turned, (k * n, n, 1))
+            steps = copy(isa, 4, (batch, k, n), View(right, (k * n, 1, k)), view, ctx.threads)
+            right = turned
+        w_groups = grid_offsets(out[:-2], _batch_strides(b, out, 4)) if groups > 1 else np.zeros(1, np.int64)
+        product = Product(node, isa, ctx, sizes, None, right, w_groups)
+        return [*steps, product.step(x, Rows(k * 4), x_groups, np.zeros(1, np.int64), batched=True)]
+
+
+def _batch_strides(shape: Sequence[int], out: Sequence[int], size: int) -> list[int]:
+    """Bytes between the matrices of an operand along each batch axis of the output; 0 where it is broadcast."""
+    matrix = shape[-1] * shape[-2] * size
+    return [s * matrix for s in broadcast_strides(shape[:-2], out[:-2])]
+
+
+class Product:
+    """One product with the epilogue and the operands (from input 2) of `node`. `constant`: weights [G, K, N] to pack."""
+
+    def __init__(
+        self,
+        node: Node,
+        isa: Isa,
+        ctx: BuildContext,
+        shape: Shape,
+        constant: Array | None,
+        w: Ref | None = None,
+        w_groups: Array | None = None,
+    ) -> None:
+        self.node, self.isa, self.ctx, self.shape = node, isa, ctx, shape
+        op = node.op
+        assert isinstance(op, LoweredConvolution | LoweredMatMul)
+        self.epilogue = op.epilogue
+        operations = sum(1 for e in expanded(op.epilogue).walk() if e.args)
+        self.tile = fgemm.choose_tile(isa, shape, constant is not None, operations)
+        if constant is not None:
+            packed = fgemm.pack(constant, isa, self.tile)
+            self.w = ctx.constant(packed)
+            # one matrix serves every group of a batch
+            each = packed[0].nbytes if len(packed) > 1 else 0
+            self.w_groups = ctx.constant(np.arange(shape.groups, dtype=np.int64) * each)
+        else:
+            assert w is not None and w_groups is not None
+            self.w, self.w_groups = w, ctx.constant(w_groups)
+        self.packed = constant is not None
+
+    def step(self, x: Ref, rows: Rows, x_groups: Array, taps: Array, batched: bool) -> Step:
+        """`x_groups`, `taps`: byte offsets (int64)."""
+        node, ctx, shape = self.node, self.ctx, self.shape
+        out = node.output.shape.to_static()
+        form = Form(
+            packed=self.packed,
+            taps=len(taps) > 1,
+            narrow=shape.n < self.isa.lanes(),
+            x_table=rows.table is not None,
+            unroll=fgemm.unroll_of(self.tile, shape.channels),
+        )
+        call = Call(
+            x=x,
+            x_rows=rows,
+            x_groups=ctx.constant(x_groups),
+            w=self.w,
+            w_groups=self.w_groups,
+            taps=ctx.constant(taps),
+            out=ctx.ref(node.output),
+            operands=[bind_operand(v, out, ctx) for v in node.inputs[2:]],
+            batched=batched,
+        )
+        operands = [operand_of(v, out) for v in node.inputs[2:]]
+        return fgemm.step(self.isa, shape, self.tile, form, self.epilogue, operands, call, ctx.threads)
+
+
+KERNELS: list[Kernel] = [ConvolutionF32(), MatMulF32()]

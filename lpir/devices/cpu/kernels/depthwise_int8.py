@@ -1,0 +1,71 @@
+"""LoweredConvolution of u8 activations with one input and one output channel a group."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lpir.devices.cpu.isa import Isa
+from lpir.devices.cpu.kernels import idepthwise
+from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
+from lpir.devices.cpu.kernels.convolution_int8 import is_depthwise, refuse_weights, weights_of
+from lpir.devices.cpu.kernels.epilogue import Epilogue
+from lpir.devices.cpu.kernels.rows import bind_operand, operand_of, refuse_epilogue, refuse_operands
+from lpir.ir.graph import Node
+from lpir.ops.lowered import LoweredConvolution, expanded
+
+MAX_TAPS = 81  # taps are unrolled
+
+
+class DepthwiseInt8(Kernel):
+    """Depthwise convolution of any rank, padding handled inside."""
+
+    name = "idepthwise"
+    ops = (LoweredConvolution,)
+    rank = 5
+
+    def applies(self, node: Node, isa: Isa) -> str | None:
+        op = node.op
+        assert isinstance(op, LoweredConvolution)
+        if not is_depthwise(node):
+            return "not one channel a group"
+        if math.prod(node.inputs[1].shape.to_static()[:-2]) > MAX_TAPS:
+            return f"more than {MAX_TAPS} taps"
+        if math.prod(node.inputs[0].shape.to_static()) >= 1 << 31:
+            return "the input is larger than 2 GiB"
+        return (
+            refuse_weights(node)
+            or idepthwise.applies(op.epilogue)
+            or refuse_epilogue(expanded(op.epilogue))
+            or refuse_operands(node, 2)
+        )
+
+    def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
+        op = node.op
+        assert isinstance(op, LoweredConvolution)
+        x, out = node.inputs[0].shape.to_static(), node.outputs[0].shape.to_static()
+        w = weights_of(node)
+        kernel, channels = w.shape[:-2], w.shape[-1]
+        taps = w.reshape(math.prod(kernel[:-1]), kernel[-1], channels)
+        block = idepthwise.block_bytes(isa, channels)
+        shape = idepthwise.Shape(taps.shape[0], taps.shape[1], op.strides[-1], op.dilations[-1])
+        epilogue = expanded(op.epilogue)
+        operands = node.inputs[2:]
+        kinds = [operand_of(v, out) for v in operands]
+        code = idepthwise.build(isa, shape, block, channels < block, epilogue, kinds)
+        table = idepthwise.row_table(x, out, kernel, op.strides, op.dilations, op.pads_begin)
+        init = -op.x_zero_point * taps.sum(axis=(0, 1), dtype=np.int64)
+        values = {
+            **{"x": ctx.ref(node.inputs[0]), "out": ctx.ref(node.outputs[0]), "table": ctx.constant(table)},
+            "zeros": ctx.constant(np.full(64, op.x_zero_point, np.uint8)),
+            "w": ctx.constant(idepthwise.pack_depthwise(isa, taps, block)),
+            "init": ctx.constant(np.pad(init, (0, max(0, block - channels))).astype(np.int32)),
+            **{"channels": channels, "blocks": -(-channels // block), "rows": len(table), "columns": out[-2]},
+            **{"in_columns": x[-2], "pad": op.pads_begin[-1]},
+            **Epilogue(epilogue, kinds).values([bind_operand(v, out, ctx) for v in operands]),
+        }
+        return [Step.of(code, values)]
+
+
+KERNELS: list[Kernel] = [DepthwiseInt8()]

@@ -1,0 +1,81 @@
+"""Bytes of several rows interleaved into 32-bit lanes, and back.
+
+x86 unpacks within 128-bit parts. From a block of `W` bytes come four vectors of `W / 4` lanes; vector `v`, lane `l`
+holds channel `16 * (l // 4) + 4 * v + l % 4`. Packing the four vectors to bytes restores the order in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_PACK_WORDS = {4: "llvm.x86.sse41.packusdw", 8: "llvm.x86.avx2.packusdw", 16: "llvm.x86.avx512.packusdw.512"}
+_PACK_BYTES = {4: "llvm.x86.sse2.packuswb.128", 8: "llvm.x86.avx2.packuswb", 16: "llvm.x86.avx512.packuswb.512"}
+
+
+def lane_order(block: int) -> Array:
+    """Channel of each lane of the four vectors of a block: [4, block / 4]."""
+    lane = np.arange(block // 4)
+    return np.asarray(16 * (lane // 4) + 4 * np.arange(4)[:, None] + lane % 4)
+
+
+def _unpack(f: Function, a: Value, b: Value, high: bool) -> Value:
+    """`punpckl` / `punpckh` of elements within each 128-bit part."""
+    per = 16 * 8 // int(a.element[1:])
+    half = per // 2
+    indices = []
+    for part in range(0, a.lanes, per):
+        for i in range(part + half * high, part + half * high + half):
+            indices += [i, a.lanes + i]
+    return f.shuffle(a, b, indices)
+
+
+def interleave(f: Function, rows: Sequence[Value], words: bool) -> list[Value]:
+    """One to four rows of u8 as four vectors of bytes: lane = rows' bytes of a channel, zeros behind them.
+
+    `words`: one or two rows, each byte followed by a zero byte (16-bit lanes).
+    """
+    raw = rows[0].type
+    zero = f.zeros(raw)
+    full = [*rows, *[zero] * (4 - len(rows))]
+    first = [_unpack(f, full[0], full[1], high) for high in (False, True)]
+    if words:
+        return [_unpack(f, half, zero, high) for half in first for high in (False, True)]
+    wide = vector_of("i16", rows[0].lanes // 2)
+    out = []
+    second = [_unpack(f, full[2], full[3], high) for high in (False, True)] if len(rows) > 2 else [zero, zero]
+    for a, b in zip(first, second, strict=True):
+        low, up = f.convert("bitcast", a, wide), f.convert("bitcast", b, wide)
+        out += [f.convert("bitcast", _unpack(f, low, up, high), raw) for high in (False, True)]
+    return out
+
+
+def to_lane_order(f: Function, x: Value, lanes: int) -> list[Value]:
+    """A block in memory order as the four vectors."""
+    order = lane_order(4 * lanes)
+    return [f.shuffle(x, None, [int(i) for i in order[v]]) for v in range(4)]
+
+
+def to_memory_order(f: Function, parts: Sequence[Value], block: int) -> Value:
+    """The four vectors as one block in memory order."""
+    a, b = (f.shuffle(parts[i], parts[i + 1], range(2 * parts[i].lanes)) for i in (0, 2))
+    where = np.argsort(lane_order(block).reshape(-1))
+    return f.shuffle(a, b, [int(i) for i in where])
+
+
+def pack_bytes(f: Function, parts: Sequence[Value], x86: bool) -> Value:
+    """The low bytes of four vectors of int32 as one block of u8 in memory order."""
+    lanes = parts[0].lanes
+    if not x86:
+        narrow = [f.convert("trunc", p, vector_of("i8", lanes)) for p in parts]
+        return to_memory_order(f, narrow, 4 * lanes)
+    low = [f.binary("and", p, f.const(p.type, 255)) for p in parts]
+    words = vector_of("i16", 2 * lanes)
+    a, b = (f.call(_PACK_WORDS[lanes], words, low[i], low[i + 1]) for i in (0, 2))
+    return f.call(_PACK_BYTES[lanes], vector_of("i8", 4 * lanes), a, b)
