@@ -11,6 +11,7 @@ import numpy as np
 from lpir.errors import ModelError
 from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.shape import Dimension, PartialShape, broadcast
+from lpir.ops.windows import checked
 
 
 @op
@@ -45,7 +46,7 @@ class MatMul(Op):
             out.append(rows[-2])
         if len(b.shape) > 1:
             out.append(columns[-1])
-        return [TensorType(a.type, PartialShape(out))]
+        return [TensorType(a.type, checked(out))]
 
     def eval(self, *inputs: Array) -> tuple[Array, ...]:
         a, b = inputs

@@ -123,7 +123,7 @@ class CodeGrid:
         return bool(np.all(np.isfinite(self.scale)) and np.all(self.scale > 0))
 
 
-def code_grid(levels: int, low: Array, high: Array) -> CodeGrid:
+def code_grid(levels: int, low: Array | float, high: Array | float) -> CodeGrid:
     """The grid of one pair of FakeQuantize limits (broadcast against each other).
 
     `scale = (high - low) / (levels - 1)`, `zero_point = rint(-low / scale)`, in float64. A scale that cannot be

@@ -6,6 +6,7 @@ Products are compared as sets of factors times one number, so the order in which
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,16 +30,13 @@ class Product:
     number: float = 1.0
     factors: list[Value] = field(default_factory=list)
 
-    def take(self, *types: str) -> Value | None:
-        """Removes and returns the first factor that one of the operations `types` makes."""
+    def split(self, wanted: Callable[[Value], Value | None]) -> tuple[Value, list[Value]] | None:
+        """What `wanted` finds in the first factor where it finds something, and the other factors."""
         for index, value in enumerate(self.factors):
-            if is_op(value, *types):
-                return self.factors.pop(index)
+            found = wanted(value)
+            if found is not None:
+                return found, self.factors[:index] + self.factors[index + 1 :]
         return None
-
-    def only(self, *values: Value) -> bool:
-        """Whether the factors are exactly `values`, in any order."""
-        return sorted(map(id, self.factors)) == sorted(map(id, values))
 
 
 def product_of(value: Value, root: bool = True) -> Product:
@@ -63,12 +61,18 @@ def product_of(value: Value, root: bool = True) -> Product:
     return Product(1.0, [value])
 
 
-def plus_number(value: Value | None, number: float) -> Value | None:
+def plus_number(value: Value, number: float) -> Value | None:
     """`y` when `value` is `y + number`."""
-    if value is None or not is_op(value, "Add"):
+    if not is_op(value, "Add"):
         return None
     found = with_scalar(value.node)
     return found[0] if found is not None and close(found[1], number) else None
+
+
+def one_plus(value: Value, kind: str) -> Value | None:
+    """`y` when `value` is `1 + kind(y)`."""
+    inner = plus_number(value, 1.0)
+    return inner.node.inputs[0] if inner is not None and is_op(inner, kind) else None
 
 
 def times_number(value: Value) -> tuple[Value, float] | None:
@@ -90,11 +94,10 @@ def example_gelu(x: Value) -> Value:
 def gelu_from_erf(node: Node) -> Value | None:
     """`0.5 * x * (1 + erf(x / sqrt(2)))`."""
     product = product_of(node.outputs[0])
-    erf = plus_number(product.take("Add"), 1.0)
-    if erf is None or not is_op(erf, "Erf") or len(product.factors) != 1 or not close(product.number, 0.5):
+    found = product.split(lambda v: one_plus(v, "Erf"))
+    if found is None or len(found[1]) != 1 or not close(product.number, 0.5):
         return None
-    inner = times_number(erf.node.inputs[0])
-    x = product.factors[0]
+    inner, x = times_number(found[0]), found[1][0]
     if inner is None or inner[0] is not x or not close(inner[1], math.sqrt(0.5)):
         return None
     return make("Gelu", x, approximation_mode="ERF")
@@ -110,19 +113,18 @@ def example_gelu_tanh(x: Value) -> Value:
 def gelu_from_tanh(node: Node) -> Value | None:
     """`0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`."""
     product = product_of(node.outputs[0])
-    tanh = plus_number(product.take("Add"), 1.0)
-    if tanh is None or not is_op(tanh, "Tanh") or len(product.factors) != 1 or not close(product.number, 0.5):
+    found = product.split(lambda v: one_plus(v, "Tanh"))
+    if found is None or len(found[1]) != 1 or not close(product.number, 0.5):
         return None
-    x, inner = product.factors[0], product_of(tanh.node.inputs[0])
-    total = inner.take("Add")
-    if total is None or not close(inner.number, math.sqrt(2 / math.pi)):
+    x, inner = found[1][0], product_of(found[0])
+    if not close(inner.number, math.sqrt(2 / math.pi)):
         return None
-    if inner.only() and _is_sum(total, x, 3):
+    total = inner.split(lambda v: v if is_op(v, "Add") and _is_sum(v, x, 3) else None)
+    if total is not None and not total[1]:
         return make("Gelu", x, approximation_mode="TANH")
-    if inner.only(x):
-        square = plus_number(total, 1.0)
-        if square is not None and _is_cubic(square, x, 2):
-            return make("Gelu", x, approximation_mode="TANH")
+    square = inner.split(lambda v: plus_number(v, 1.0))
+    if square is not None and square[1] == [x] and _is_cubic(square[0], x, 2):
+        return make("Gelu", x, approximation_mode="TANH")
     return None
 
 
@@ -172,15 +174,20 @@ def example_hard_sigmoid(x: Value) -> Value:
 def hsigmoid_from_clamp(node: Node) -> Value | None:
     """`clamp(x + 3, 0, 6) / 6`, and `x * clamp(x + 3, 0, 6) / 6` as HSwish."""
     product = product_of(node.outputs[0])
-    clamp = product.take("Clamp")
-    if clamp is None or clamp.node.op.attributes() != {"min": 0.0, "max": 6.0} or not close(product.number, 1 / 6):
+    found = product.split(_relu6_of_plus_3)
+    if found is None or not close(product.number, 1 / 6):
         return None
-    x = plus_number(clamp.node.inputs[0], 3.0)
-    if x is None:
+    x, others = found
+    if not others:
+        return make("HSigmoid", x)
+    return make("HSwish", x) if others == [x] else None
+
+
+def _relu6_of_plus_3(value: Value) -> Value | None:
+    """`x` when `value` is `clamp(x + 3, 0, 6)`."""
+    if not is_op(value, "Clamp") or value.node.op.attributes() != {"min": 0.0, "max": 6.0}:
         return None
-    if product.only(x):
-        return make("HSwish", x)
-    return make("HSigmoid", x) if product.only() else None
+    return plus_number(value.node.inputs[0], 3.0)
 
 
 @rewrite("HardSigmoid", example=lambda: sample(lambda x: make("HardSigmoid", x, f(1 / 6), f(0.5)), (2, 8)), exact=False)

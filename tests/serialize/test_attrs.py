@@ -14,6 +14,9 @@ from lpir.ir.types import ElementType, f16, i64
 from lpir.serialize.attrs import decode, encode, to_text
 
 
+SCALAR = PartialShape(())
+
+
 @dataclass(frozen=True)
 class Sample(Op):
     flag: bool
@@ -24,7 +27,7 @@ class Sample(Op):
     pads_begin: tuple[int, ...] = ()
     coefficients: tuple[float, ...] = (0.5,)
     element_type: ElementType = i64
-    shape: PartialShape = PartialShape(())
+    shape: PartialShape = SCALAR
     exclude_pad: bool = xml_name("exclude-pad", False)
     limit: int | None = None
 

@@ -51,8 +51,7 @@ NUMBERS = [
 def attempt(xml: bytes, weights: bytes) -> bool:
     try:
         read_model(xml, weights)
-    except LpirError as error:
-        assert str(error)
+    except LpirError:
         return False
     return True
 

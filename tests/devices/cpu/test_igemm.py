@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lpir.devices.cpu.isa import all_isas, by_name
 from lpir.devices.cpu.kernels import tiling
 from lpir.devices.cpu.kernels.pack import channel_index, pack_weights, step_offsets
-from tests.devices.cpu.test_convolution_int8 import Array
+from tests.devices.cpu.harness import Array
 
 
 def unpack(weights: Array, shape: tuple[int, ...]) -> Array:

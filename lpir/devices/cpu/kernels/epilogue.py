@@ -20,7 +20,7 @@ from lpir.devices.cpu.codegen.abi import F32, Ref
 from lpir.devices.cpu.codegen.emitter import Function, Value, size_of, vector_of
 from lpir.devices.cpu.codegen.vector import emit_expr, from_memory, llvm_type, memory_type, to_memory
 from lpir.devices.cpu.isa import Isa
-from lpir.ir.types import ElementType, f32, i32
+from lpir.ir.types import ElementType, f32, i32, u8
 from lpir.scalar.expr import Expr, input_
 
 Pointer = int | Ref
@@ -75,6 +75,11 @@ class Epilogue:
         self.expr, self.constants = lift_constants(expr, 1 + len(self.operands))
         self.type = expr.type
         self._fixed: dict[int, Value] = {}
+
+    @property
+    def ends_in_bytes(self) -> bool:
+        """Whether the last step is a cast from int32 to u8, which a kernel may do for several vectors at once."""
+        return self.type == u8 and self.expr.fn == "cast" and self.expr.args[0].type == i32
 
     def params(self) -> dict[str, str]:
         """Parameter names and types that the kernel declares."""

@@ -33,7 +33,7 @@ from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.isa.dots import pmaddwd
 from lpir.devices.cpu.kernels.epilogue import Epilogue, Operand, element_bytes, row_pointer, store_lanes
 from lpir.devices.cpu.kernels.interleave import interleave, lane_order, pack_bytes, to_lane_order, to_memory_order
-from lpir.ir.types import i32, u8
+from lpir.ir.types import i32
 from lpir.scalar.expr import Expr
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -211,7 +211,7 @@ class _Printer:
         size = element_bytes(e.type)
         at = f.gep(row_pointer(f, f.p["out"], f.mul(f.p["channels"], size), m), f.mul(self.n, size))
         rows = self._tensors(m)
-        pack = e.type == u8 and e.expr.fn == "cast" and e.expr.args[0].type == i32
+        pack = e.ends_in_bytes
         parts = [e.finish(f, self.isa, acc, {**self.leaves[v], **rows[v]}, pack) for v, acc in enumerate(sums)]
         result = pack_bytes(f, parts, self.isa.is_x86) if pack else to_memory_order(f, parts, self.block)
         if self.narrow:

@@ -39,6 +39,7 @@ from lpir.devices.cpu.kernels.epilogue import (
     row_pointer,
     store_lanes,
 )
+from lpir.devices.cpu.kernels.interleave import pack_each
 from lpir.devices.cpu.kernels.pack import Array, PackedWeights, pack_weights, step_offsets
 from lpir.devices.cpu.kernels.tiling import Tile
 from lpir.ir.types import i32
@@ -319,13 +320,26 @@ class _Printer:
         size = element_bytes(self.epilogue.type)
         outs = [row_pointer(f, f.p["out"], f.p["out_rows"], m) for m in rows]
         operands = [self.epilogue.row(f, m) for m in rows]
+        together = self.epilogue.ends_in_bytes and self.isa.is_x86 and not self.form.narrow
+        waiting: list[tuple[Value, Value]] = []
         for j, n in enumerate(channels):
             leaves = self.epilogue.vectors(f, n, self.lanes)
             for r, out in enumerate(outs):
                 tensors = self.epilogue.tensors(f, operands[r], n, self.lanes)
-                result = self.epilogue.finish(f, self.isa, sums[r * vectors + j], {**leaves, **tensors})
-                at = f.gep(out, f.mul(n, size))
-                if self.form.narrow:
-                    store_lanes(f, result, at, f.p["n"], self.isa.masks)
-                else:
-                    f.store(result, at)
+                result = self.epilogue.finish(f, self.isa, sums[r * vectors + j], {**leaves, **tensors}, together)
+                waiting.append((result, f.gep(out, f.mul(n, size))))
+                if not together or len(waiting) == 4:
+                    self._flush(waiting, together)
+        self._flush(waiting, together)
+
+    def _flush(self, waiting: list[tuple[Value, Value]], together: bool) -> None:
+        """Stores what waits, four vectors of bytes packed together."""
+        results = [result for result, _ in waiting]
+        if together and waiting:
+            results = pack_each(self.f, results)
+        for result, (_, at) in zip(results, waiting, strict=True):
+            if self.form.narrow:
+                store_lanes(self.f, result, at, self.f.p["n"], self.isa.masks)
+            else:
+                self.f.store(result, at)
+        waiting.clear()

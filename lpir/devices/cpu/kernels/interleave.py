@@ -79,3 +79,14 @@ def pack_bytes(f: Function, parts: Sequence[Value], x86: bool) -> Value:
     words = vector_of("i16", 2 * lanes)
     a, b = (f.call(_PACK_WORDS[lanes], words, low[i], low[i + 1]) for i in (0, 2))
     return f.call(_PACK_BYTES[lanes], vector_of("i8", 4 * lanes), a, b)
+
+
+def pack_each(f: Function, parts: Sequence[Value]) -> list[Value]:
+    """The low bytes of one to four vectors of int32, each as a vector of u8: cheaper together than one by one (x86)."""
+    lanes = parts[0].lanes
+    four = [*parts, *[parts[-1]] * (4 - len(parts))]
+    packed = f.convert("bitcast", pack_bytes(f, four, True), vector_of("i32", lanes))
+    # each 128-bit part holds 4 bytes of every vector: gather the parts of one vector
+    order = [4 * part + v for v in range(4) for part in range(lanes // 4)]
+    whole = f.convert("bitcast", f.shuffle(packed, None, order), vector_of("i8", 4 * lanes))
+    return [f.shuffle(whole, None, range(v * lanes, (v + 1) * lanes)) for v in range(len(parts))]
