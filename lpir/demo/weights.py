@@ -77,7 +77,8 @@ def load_state_dict(path: str | Path) -> dict[str, Array]:
         raise FileError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:
         # an unpickler fed with garbage raises nearly anything: IndexError, KeyError, UnicodeDecodeError, ...
-        raise FileError(f"{path}: not a PyTorch checkpoint, or a damaged one ({type(error).__name__}: {error})") from error
+        what = f"{type(error).__name__}: {error}"
+        raise FileError(f"{path}: not a PyTorch checkpoint, or a damaged one ({what})") from error
 
 
 def _load_old(file: BinaryIO) -> dict[str, Array]:

@@ -130,6 +130,18 @@ class Model:
         model.rt_info = dict(self.rt_info)
         return model
 
+    def detach_unused(self) -> int:
+        """Nodes that no result or sink needs stop reading the values of this model; returns how many did.
+
+        They are not part of `nodes()`, but would still count among the `uses` of a value.
+        """
+        order = self.nodes()
+        alive = {id(n) for n in order}
+        unused = {id(u.node): u.node for n in order for v in n.outputs for u in v.uses if id(u.node) not in alive}
+        for node in unused.values():
+            node.detach()
+        return len(unused)
+
     def get_rt_info(self) -> dict[str, Any]:
         return self.rt_info
 

@@ -13,6 +13,7 @@ from numpy.lib.stride_tricks import as_strided
 from lpir.errors import ModelError
 from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.shape import ANY, PartialShape
+from lpir.ops.matmul import accumulator
 from lpir.ops.windows import (
     check_auto_pad,
     check_window,
@@ -117,13 +118,6 @@ def _unrolled(
             part = np.matmul(weights, unrolled)
             y[n, :, :, first : first + rows] = part.reshape(groups, -1, *block.shape[-len(out) :])
     return y.reshape(count, -1, *out)
-
-
-def accumulator(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type to sum products of `dtype` in: float32 for 16-bit floats, int64 for integers."""
-    if dtype.kind in "iub":
-        return np.dtype(np.int64)
-    return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import numpy as np
 from lpir.errors import ModelError
 from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.shape import ANY, Dimension
-from lpir.ops.convolution import accumulator, spatial_rank
+from lpir.ops.convolution import spatial_rank
+from lpir.ops.matmul import accumulator
 from lpir.ops.windows import check_auto_pad, check_window, checked, map_dimension, shape_input, split_padding, taps
 
 

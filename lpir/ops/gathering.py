@@ -179,13 +179,10 @@ class GatherND(Op):
         before, depth = x.shape[:batch], indices.shape[-1]
         rows = math.prod(before)
         flat = x.reshape(rows, *x.shape[batch:])
-        places = indices.reshape(rows, -1, depth)
+        places = indices.reshape(rows, math.prod(indices.shape[batch:-1]), depth)
         index = [np.arange(rows)[:, None]]
         index += [wrapped(places[..., i], x.shape[batch + i]) for i in range(depth)]
-        found = flat[tuple(np.broadcast_arrays(*index, places[..., 0] if depth else index[0])[: depth + 1])]
-        if depth == 0:
-            count = math.prod(indices.shape[batch:-1])
-            found = np.repeat(flat[:, None], count, 1)
+        found = flat[tuple(index)] if depth else np.repeat(flat[:, None], places.shape[1], 1)
         return (found.reshape(*before, *indices.shape[batch:-1], *x.shape[batch + depth :]),)
 
     @classmethod

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lpir.errors import ModelError
 from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.shape import Dimension, PartialShape, broadcast
+from lpir.ir.types import from_dtype
 from lpir.ops.windows import checked
 
 
@@ -54,7 +55,7 @@ class MatMul(Op):
             a = a.swapaxes(-1, -2)
         if self.transpose_b and b.ndim > 1:
             b = b.swapaxes(-1, -2)
-        work = _accumulator(a.dtype)
+        work = accumulator(a.dtype)
         return (np.asarray(np.matmul(a.astype(work, copy=False), b.astype(work, copy=False))).astype(inputs[0].dtype),)
 
     @classmethod
@@ -83,8 +84,8 @@ def _swap(dims: tuple[Dimension, ...], transpose: bool) -> tuple[Dimension, ...]
     return (*dims[:-2], dims[-1], dims[-2]) if transpose else dims
 
 
-def _accumulator(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
-    """The type to sum in: float32 for 16-bit floats, int64 for integers."""
-    if dtype.kind in "iub":
+def accumulator(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type to sum products of `dtype` in: float32 for floats up to 32 bits, int64 for integers."""
+    if not from_dtype(dtype).is_float:
         return np.dtype(np.int64)
     return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)

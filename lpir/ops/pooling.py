@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import ml_dtypes
 import numpy as np
 
 from lpir.errors import ModelError
@@ -31,8 +32,8 @@ ROUNDINGS = ("floor", "ceil", "ceil_torch")
 
 
 def lowest(dtype: np.dtype[Any]) -> Any:
-    """What is below every value of `dtype`: minus infinity, or the smallest integer."""
-    return -np.inf if from_dtype(dtype).is_float else from_dtype(dtype).limits[0]
+    """The smallest finite value of `dtype`: what OpenVINO gives for a window without data."""
+    return ml_dtypes.finfo(dtype).min if from_dtype(dtype).is_float else from_dtype(dtype).limits[0]
 
 
 def _pool_shape(
@@ -127,11 +128,10 @@ class MaxPool(Op):
     def eval(self, *inputs: Array) -> tuple[Array, ...]:
         (x,) = inputs
         begin, end = self.padding(x.shape[2:])
-        rounding = "floor" if self.auto_pad.startswith("same") else self.rounding_type
-        out, behind = _frame(x.shape[2:], self.kernel, self.strides, self.dilations, begin, end, rounding)
+        out, behind = _frame(x.shape[2:], self.kernel, self.strides, self.dilations, begin, end, self.rounding_type)
         padded = pad_spatial(x, begin, behind, lowest(x.dtype))
         best = np.full((*x.shape[:2], *out), lowest(x.dtype), x.dtype)
-        where = np.zeros(best.shape, np.int64)
+        where = self._first_taps(best.shape, begin)
         for number, tap in enumerate(taps(self.kernel)):
             seen = shifted(padded, tap, self.strides, self.dilations, out)
             better = seen > best
@@ -139,6 +139,14 @@ class MaxPool(Op):
             np.copyto(where, number, where=better)
         indices = self._positions(where, x.shape, begin)
         return best, indices.astype(self.index_element_type.dtype)
+
+    def _first_taps(self, shape: tuple[int, ...], begin: Sequence[int]) -> Array:
+        """`shape`: the number of the first kernel position inside the data, so that no maximum is found in padding."""
+        first: Array = np.zeros((), np.int64)
+        for n, k, s, d, b in zip(shape[2:], self.kernel, self.strides, self.dilations, begin, strict=True):
+            outside = np.maximum(b - np.arange(n) * s, 0)
+            first = first[..., None] * k + np.minimum(-(-outside // d), k - 1)
+        return np.broadcast_to(first, shape).copy()
 
     def _positions(self, tap: Array, shape: tuple[int, ...], begin: Sequence[int]) -> Array:
         """From the number of the kernel position to the position in `x` flattened from `axis` on."""
@@ -182,7 +190,8 @@ class MaxPool(Op):
 class AvgPool(Op):
     """`y[n, c, i] = sum_k x[n, c, i * stride + k - pads_begin] / count` (OpenVINO opset14).
 
-    exclude-pad: `count` is the number of elements of `x` in the window instead of the whole window's size.
+    exclude-pad: `count` is the number of elements of `x` in the window instead of the whole window's size. It is so
+    too when nothing is padded and only rounding_type lets a window hang over.
     """
 
     version: ClassVar[str] = "opset14"
@@ -210,25 +219,25 @@ class AvgPool(Op):
         (x,) = inputs
         begin, end = self.padding(x.shape[2:])
         ones = (1,) * len(self.kernel)
-        rounding = "floor" if self.auto_pad.startswith("same") else self.rounding_type
-        out, behind = _frame(x.shape[2:], self.kernel, self.strides, ones, begin, end, rounding)
+        out, behind = _frame(x.shape[2:], self.kernel, self.strides, ones, begin, end, self.rounding_type)
         work = np.float64 if x.dtype == np.float64 else np.float32
         padded = pad_spatial(x.astype(work), begin, behind, 0)
         total = np.zeros((*x.shape[:2], *out), work)
         for tap in taps(self.kernel):
             total += shifted(padded, tap, self.strides, ones, out)
-        mean = total / self.counts(x.shape[2:], out, begin).astype(work)
+        mean = total / self.counts(x.shape[2:], out, begin, end).astype(work)
         if not from_dtype(x.dtype).is_float:
             mean = np.rint(mean)
         return (mean.astype(x.dtype),)
 
-    def counts(self, lengths: Sequence[int], out: Sequence[int], begin: Sequence[int]) -> Array:
+    def counts(self, lengths: Sequence[int], out: Sequence[int], begin: Sequence[int], end: Sequence[int]) -> Array:
         """`[*So]`: what each sum is divided by."""
         total: Array = np.ones((), np.int64)
+        padded = any(begin) or any(end)
         for n, k, s, b, o in zip(lengths, self.kernel, self.strides, begin, out, strict=True):
             first = np.arange(o) * s - b
             last = first + k
-            if self.exclude_pad:
+            if self.exclude_pad or not padded:
                 first, last = np.maximum(first, 0), np.minimum(last, n)
             total = total[..., None] * np.maximum(last - first, 1)
         return total

@@ -11,6 +11,7 @@ import numpy as np
 from lpir.errors import ModelError
 from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.shape import PartialShape
+from lpir.ir.types import from_dtype
 from lpir.ops.bases import integers, normalize_axis
 from lpir.ops.gathering import check_indices, wrapped
 
@@ -130,7 +131,7 @@ class ScatterElementsUpdate(Op):
             np.add.at(y, place, updates)
             touched = np.zeros(x.shape, bool)
             touched[place] = True
-            mean = y / np.maximum(count, 1) if x.dtype.kind == "f" else y // np.maximum(count, 1)
+            mean = y / np.maximum(count, 1) if from_dtype(x.dtype).is_float else y // np.maximum(count, 1)
             return (np.where(touched, mean, y).astype(x.dtype),)
         COMBINE[self.reduction](y, place, updates)
         return (y,)
@@ -157,10 +158,10 @@ def _neutral(reduction: str, dtype: np.dtype[Any]) -> Any:
         return 0
     if reduction == "prod":
         return 1
-    floats = dtype.kind not in "iub"
+    kind = from_dtype(dtype)
     if reduction == "min":
-        return np.inf if floats else np.iinfo(dtype).max
-    return -np.inf if floats else np.iinfo(dtype).min
+        return np.inf if kind.is_float else kind.limits[1]
+    return -np.inf if kind.is_float else kind.limits[0]
 
 
 @op

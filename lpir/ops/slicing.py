@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lpir.errors import ModelError
+from lpir.errors import InputError, ModelError
 from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.shape import ANY, Dimension, PartialShape
 from lpir.ops.bases import integers, normalize_axis
@@ -17,19 +17,34 @@ from lpir.ops.bases import integers, normalize_axis
 ENDLESS = 2**62
 
 
+def slice_range(length: int, start: int | None, stop: int | None, step: int) -> range:
+    """The positions that `x[start:stop:step]` takes.
+
+    As in Python, but going backwards the first position is clamped to 0, not to -1, when `start` is far negative.
+    """
+    first, last, step = slice(start, stop, step).indices(length)
+    return range(max(first, min(0, length - 1)) if step < 0 else first, last, step)
+
+
+def as_index(positions: range) -> slice:
+    """The slice that takes `positions`."""
+    if len(positions) == 0:
+        return slice(0, 0)
+    return slice(positions.start, positions.stop if positions.stop >= 0 else None, positions.step)
+
+
 def slice_dimension(dim: Dimension, start: int | None, stop: int | None, step: int) -> Dimension:
     """The lengths that `x[start:stop:step]` can have. Raises ModelError for a step of 0."""
     if step == 0:
         raise ModelError("the step of a slice cannot be 0")
-    part = slice(start, stop, step)
     hi = ENDLESS if dim.hi is None else dim.hi
     marks = [abs(v) for v in (start, stop) if v is not None]
     # between these lengths the result only rises or only falls
     corners = {dim.lo, hi} | {m + d for m in (*marks, sum(marks)) for d in (-1, 0, 1) if dim.lo <= m + d <= hi}
-    lengths = [len(range(*part.indices(n))) for n in corners if n < ENDLESS]
+    lengths = [len(slice_range(n, start, stop, step)) for n in corners if n < ENDLESS]
     if dim.hi is None:
-        first, last, stride = part.indices(ENDLESS)
-        lengths.append(max(0, -((first - last) // stride) if stride > 0 else -((last - first) // -stride)))
+        whole = slice_range(ENDLESS, start, stop, step)
+        lengths.append(max(0, -((whole.start - whole.stop) // step)))
     most = max(lengths)
     return Dimension(min(lengths), None if most > ENDLESS // (4 * abs(step)) else most)
 
@@ -84,7 +99,7 @@ class Slice(Op):
         axes = [int(a) for a in inputs[4].reshape(-1)] if len(inputs) > 4 else list(range(len(start)))
         index = [slice(None)] * x.ndim
         for axis, a, b, s in zip(axes, start, stop, step, strict=True):
-            index[axis] = slice(a, b, s)
+            index[axis] = as_index(slice_range(x.shape[axis], a, b, s))
         return (np.ascontiguousarray(x[tuple(index)]),)
 
     @classmethod
@@ -217,12 +232,15 @@ class StridedSlice(Op):
             elif what == "shrink":
                 axis = rest.pop(0)
                 masked = _bit(self.begin_mask, i)
-                index.append((0 if strides[i] > 0 else x.shape[axis] - 1) if masked else begin[i])
+                place = (0 if strides[i] > 0 else x.shape[axis] - 1) if masked else begin[i]
+                if not -x.shape[axis] <= place < x.shape[axis]:
+                    raise InputError(f"element {place} is outside an axis of length {x.shape[axis]}")
+                index.append(place)
             else:
-                rest.pop(0)
+                axis = rest.pop(0)
                 first = None if _bit(self.begin_mask, i) else begin[i]
                 last = None if _bit(self.end_mask, i) else end[i]
-                index.append(slice(first, last, strides[i]))
+                index.append(as_index(slice_range(x.shape[axis], first, last, strides[i])))
         return (x[tuple(index)].copy(),)
 
     @classmethod

@@ -111,6 +111,14 @@ def window_length(length: int, reach: int, stride: int, pad_begin: int, pad_end:
     return count
 
 
+def same_length(length: int, reach: int, stride: int, rounding: str) -> int:
+    """How many windows auto_pad "same_upper" or "same_lower" gives: `ceil(length / stride)` when rounding down."""
+    if rounding == "floor":
+        return -(-length // stride)
+    padded = max(length, (-(-length // stride) - 1) * stride + reach)
+    return window_length(padded, reach, stride, 0, 0, rounding)
+
+
 def window_dimension(
     dim: Dimension,
     kernel: Dimension,
@@ -125,7 +133,9 @@ def window_dimension(
     if kernel.hi == 0:
         raise ModelError("the kernel is empty along a spatial axis")
     if auto_pad.startswith("same"):
-        return map_dimension(dim, lambda n: -(-n // stride))
+        # a rounding up may still add a window behind the padding that "same" asks for
+        reach = (kernel.lo - 1) * dilation + 1 if kernel.is_static else 1
+        return map_dimension(dim, lambda n: same_length(n, reach, stride, rounding))
     if auto_pad == "valid":
         pad_begin = pad_end = 0
     small = (max(kernel.lo, 1) - 1) * dilation + 1

@@ -24,7 +24,7 @@ MASK = 1e30
 
 def make_observer(quantizer: ActivationQuantizer, config: QuantizationConfig) -> Observer:
     """One range a channel needs limits only; a histogram is kept where the whole tensor has one range."""
-    if quantizer.axis is None and config.activation_range in ("percentile", "mse"):
+    if quantizer.axis is None and config.activation_range in ("auto", "percentile", "mse"):
         return HistogramObserver()
     mean = config.activation_range == "mean_minmax" and quantizer.axis is None
     return MinMaxObserver(quantizer.axis, mean)
@@ -70,16 +70,16 @@ def ranges_of(
         if quantizer.group is not None:
             groups.setdefault(quantizer.group, []).append(position)
     for members in groups.values():
-        known = [found for p in members if (found := limits[p]) is not None]
+        known = [limit for p in members if (limit := limits[p]) is not None]
         whole = None
         if len(known) == len(members):
             whole = (np.min([low for low, _ in known]), np.max([high for _, high in known]))
         for position in members:
             limits[position] = whole
     found: list[Range | None] = []
-    for quantizer, limit in zip(quantizers, limits, strict=True):
+    for quantizer, pair in zip(quantizers, limits, strict=True):
         rule = symmetric if quantizer.symmetric else asymmetric
-        found.append(None if limit is None else rule(*limit))
+        found.append(None if pair is None else rule(*pair))
     return found
 
 

@@ -12,6 +12,7 @@ from lpir.ir.model import Model
 from lpir.ir.types import ElementType, i4, i8, u4, u8
 from lpir.ops.boundary import constant, constant_data
 from lpir.ops.builder import make, make_node
+from lpir.ops.quantization import FakeQuantize
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,8 +44,8 @@ def encode(weight: Array, limits: tuple[Array, Array, Array, Array], levels: int
     # FakeQuantize onto the integers first..last is exactly its level number plus first
     last = np.float32(low + levels - 1)
     first = np.float32(low)
-    fake = make_fake_quantize(levels)
-    data = np.rint(fake(weight.astype(np.float32), il, ih, np.full_like(il, first), np.full_like(ih, last)))
+    fake = FakeQuantize(levels).eval(weight.astype(np.float32), il, ih, np.full_like(il, first), np.full_like(ih, last))
+    data = np.rint(fake[0])
     ol, oh = np.broadcast_arrays(ol, oh)
     scale = ((oh - ol) / np.float32(levels - 1)).astype(np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -57,14 +58,6 @@ def encode(weight: Array, limits: tuple[Array, Array, Array, Array], levels: int
     if fits and np.all(np.abs(moved - (data - zero_point)) < INTEGER):
         return Codes(moved.astype(element_type.dtype), element_type, scale, None)
     return Codes(data.astype(element_type.dtype), element_type, scale, zero_point)
-
-
-def make_fake_quantize(levels: int) -> Any:
-    """FakeQuantize's NumPy reference for arrays x, il, ih, ol, oh."""
-    from lpir.ir.op import REGISTRY
-
-    op = REGISTRY["FakeQuantize"](levels=levels)  # type: ignore[call-arg]
-    return lambda *arrays: op.eval(*arrays)[0]
 
 
 def compress_weights(model: Model) -> int:

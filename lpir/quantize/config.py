@@ -19,7 +19,7 @@ RANGE_ESTIMATORS = ("auto", "minmax", "mean_minmax", "percentile", "mse")
 class IgnoredScope:
     """Nodes that stay float, with their weights.
 
-    names: exact node names; patterns: regular expressions that match from the start of the name; types: operation types.
+    names: exact node names; patterns: regular expressions that match from the start of a name; types: operation types.
     An entry that matches nothing is an error unless `validate` is False.
     """
 
@@ -60,22 +60,24 @@ class IgnoredScope:
 
     def as_text(self) -> str:
         """One line for a model's rt_info."""
-        parts = [f"{key}={','.join(getattr(self, key))}" for key in ("names", "patterns", "types") if getattr(self, key)]
-        return "; ".join(parts)
+        parts = {"names": self.names, "patterns": self.patterns, "types": self.types}
+        return "; ".join(f"{key}={','.join(entries)}" for key, entries in parts.items() if entries)
 
 
 @dataclass(frozen=True)
 class QuantizationConfig:
     """Every choice of `quantize`.
 
-    preset: "performance" (activations symmetric) or "mixed" (asymmetric: better for inputs that are mostly of one sign);
+    preset: "performance" (activations symmetric) or "mixed" (asymmetric, for values mostly of one sign);
     None takes "mixed" for transformers and "performance" otherwise.
     subset_size: the most calibration items that are read.
     model_type: "transformer" keeps additions, normalizations and attention's probabilities x values in float.
-    per_channel_depthwise: one activation range a channel in front of depthwise convolutions.
-    activation_range: "minmax", "mean_minmax" (mean over the items of each one's limits), "percentile", "mse", or "auto".
+    per_channel_depthwise: one activation range a channel in front of depthwise convolutions, as NNCF does. Off: it
+    clips what 10 photos did not show (EfficientNet-Lite0 on unseen photos: 11.8 dB, against 20.5 dB per tensor).
+    activation_range: "minmax", "mean_minmax" (mean over the items of each one's limits), "percentile", "mse" (least
+    square error) or "auto": "mse" for one range a tensor.
     percentile: how much of the values "percentile" keeps on each side, in percent.
-    correction: "none", "bias" or "gain_bias": fits each weighted layer's output to the float one's.
+    correction: "none", "bias" or "gain_bias": fits each layer's output to the float one's.
     correction_samples: the most items that are kept in memory for it.
     compress_weights: store INT8 codes instead of FakeQuantize on float weights.
     """

@@ -1,7 +1,7 @@
 """Fits each quantized layer's output to the float one's: a gain and an offset for each output channel.
 
-Layers are taken in order, each fed with what the layers before it really give once quantized and corrected, so errors do
-not add up. The gain goes into the weight's output limits and the offset into the bias: both cost nothing at run time.
+Layers are taken in order, each fed with what the layers before it really give once quantized and corrected, so errors
+do not add up. The gain goes into the weight's output limits and the offset into the bias: free at run time.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def channel_axis(node: Node) -> int:
 
 
 def fit(expected: Sequence[Array], actual: Sequence[Array], axis: int, gain: bool) -> tuple[Array, Array]:
-    """(a, b) for each channel with the least squares of `expected - (a * actual + b)`; a = 1 without `gain`. float64."""
+    """(a, b) for each channel with the least squares of `expected - (a * actual + b)`; a = 1 without `gain`."""
     channels = actual[0].shape[axis]
     sums = np.zeros((4, channels))
     count = 0

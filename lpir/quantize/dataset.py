@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ class Dataset:
 
     def __len__(self) -> int:
         """The number of items, or 0 when the iterable does not tell."""
-        return len(self._data) if hasattr(self._data, "__len__") else 0
+        return len(self._data) if isinstance(self._data, Sized) else 0
 
     def __iter__(self) -> Iterator[Any]:
         for item in self._data:

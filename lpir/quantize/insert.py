@@ -13,8 +13,8 @@ from lpir.quantize.ranges import Range, weight_range
 
 def fake_quantize(value: Value, limits: Range, name: str) -> Node:
     """`FakeQuantize(value)` whose output limits equal the input limits."""
-    low = constant(limits.low, name=f"{name}/low")
-    high = constant(limits.high, name=f"{name}/high")
+    low = constant(limits.low, value.element_type, name=f"{name}/low")
+    high = constant(limits.high, value.element_type, name=f"{name}/high")
     return make_node("FakeQuantize", value, low, high, low, high, name=name, levels=limits.levels)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def quantize(
     model: Model,
-    dataset: Union[Dataset, Iterable[Any]],
+    dataset: Dataset | Iterable[Any],
     *,
     preset: str | None = None,
     subset_size: int = 300,
@@ -34,19 +34,19 @@ def quantize(
     ignored_scope: IgnoredScope | None = None,
     target_device: str = "CPU",
     compress_weights: bool = True,
-    progress: Union[bool, Reporter] = True,
+    progress: bool | Reporter = True,
     config: QuantizationConfig | None = None,
     **options: Any,
 ) -> Model:
     """A quantized copy of `model`, which stays as it is.
 
-    dataset: typical inputs, read once (see Dataset); 10 to 300 are enough. preset: "performance" (symmetric activations)
-    or "mixed" (asymmetric). model_type: "transformer" for networks with attention. progress: False for silence, or
-    `f(what, done, total)`. config: all choices in one object, in place of the others; `options` are further fields of
-    QuantizationConfig.
+    dataset: typical inputs, read once (see Dataset); 10 to 300 are enough. preset: "performance" (symmetric
+    activations) or "mixed" (asymmetric). model_type: "transformer" for networks with attention. progress: False for
+    silence, or `f(what, done, total)`. config: all choices in one object, in place of the others; `options` are further
+    fields of QuantizationConfig.
 
-    Raises InputError: an empty dataset, items that do not fit the model or hold NaN or infinity (with the item's number),
-    a model that is quantized already, unknown options or names.
+    Raises InputError: an empty dataset, items that do not fit the model or hold NaN or infinity (with the item's
+    number), a model that is quantized already, unknown options or names.
     """
     if config is None:
         given = {

@@ -140,9 +140,9 @@ class _Placer:
                 request = _Request(True, None, request.symmetric, request.groups | {self.groups.new()})
             self.passed[id(node)] = request
             return
-        for value, (uses, request, _) in zip(node.outputs, merged, strict=True):
-            if request is not None and request.firm:
-                self.found.append((value, uses, request))
+        for value, (uses, asked, _) in zip(node.outputs, merged, strict=True):
+            if asked is not None and asked.firm:
+                self.found.append((value, uses, asked))
 
     def can_pass(self, node: Node, merged: list[tuple[list[Use], _Request | None, bool]]) -> bool:
         kind = node.op.type_name

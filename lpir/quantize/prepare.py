@@ -7,6 +7,7 @@ import numpy as np
 from lpir.ir.graph import Node
 from lpir.ir.model import Model
 from lpir.ops.boundary import Constant, constant_data
+from lpir.passes.batchnorm import fold_batch_normalization
 from lpir.passes.dce import remove_unused
 from lpir.passes.fold import fold_constants
 
@@ -15,6 +16,8 @@ def prepare(model: Model) -> Model:
     """A copy of `model` with the same outputs, ready for quantizers. Layer names stay."""
     copy = model.clone()
     decompress(copy)
+    fold_constants(copy)
+    fold_batch_normalization(copy)
     fold_constants(copy)
     remove_unused(copy)
     return copy

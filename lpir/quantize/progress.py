@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Union
+from typing import Any
 
 # called with (what is done, how many steps are over, how many there are or 0 when unknown)
 Reporter = Callable[[str, int, int], None]
@@ -14,7 +14,7 @@ Reporter = Callable[[str, int, int], None]
 class Progress:
     """Use as a context manager. `show`: True for a bar when stderr is a terminal, False for none, or a Reporter."""
 
-    def __init__(self, show: Union[bool, Reporter]) -> None:
+    def __init__(self, show: bool | Reporter) -> None:
         self._report = show if callable(show) else None
         self._stream = sys.stderr if show is True and sys.stderr.isatty() else None
         self._bar: Any = None
@@ -26,7 +26,7 @@ class Progress:
             self._bar = _rich_bar()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif self._plain and self._stream is not None:

@@ -80,7 +80,7 @@ def weight_range(weight: Array, axes: tuple[int, ...], *, bits: int = 8) -> Rang
     """Symmetric narrow limits of a weight, one for each index along `axes`; the shape keeps the rank."""
     reduced = tuple(a for a in range(weight.ndim) if a not in axes)
     largest = np.abs(weight.astype(np.float64)).max(axis=reduced, keepdims=True, initial=0.0)
-    # a small channel keeps its own fine scale (NNCF widens it to 1 % of the layer's largest); only an empty one gets one
+    # a small channel keeps its own fine scale (NNCF widens it to 1 % of the largest)
     largest = np.where(largest < 1e-30, SMALLEST_LIMIT, largest)
     return _range(-largest, largest, 2**bits - 1)
 

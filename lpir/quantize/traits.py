@@ -1,4 +1,4 @@
-"""What the quantizer knows about operations, as data: which a device computes in INT8, which only move values."""
+"""What the quantizer knows about operations, as data: which compute in INT8, which only move values."""
 
 from __future__ import annotations
 
@@ -47,8 +47,29 @@ KEEPS_CHANNELS = frozenset({"MaxPool", "Pad"})
 
 # kept float in transformers: sums around normalizations lose more than INT8 gains there
 FLOAT_IN_TRANSFORMERS = frozenset(
-    "Add Subtract Multiply Divide Power Sqrt Maximum AvgPool ReduceMean ReduceSum ReduceL2 SquaredDifference MVN "
-    "GroupNormalization BatchNormInference Equal NotEqual Greater GreaterEqual Less LessEqual".split()
+    [
+        "Add",
+        "Subtract",
+        "Multiply",
+        "Divide",
+        "Power",
+        "Sqrt",
+        "Maximum",
+        "AvgPool",
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceL2",
+        "SquaredDifference",
+        "MVN",
+        "GroupNormalization",
+        "BatchNormInference",
+        "Equal",
+        "NotEqual",
+        "Greater",
+        "GreaterEqual",
+        "Less",
+        "LessEqual",
+    ]
 )
 
 POST_PROCESSING = frozenset({"TopK", "NonMaxSuppression", "MulticlassNms", "MatrixNms", "DetectionOutput"})
@@ -56,7 +77,7 @@ POST_PROCESSING = frozenset({"TopK", "NonMaxSuppression", "MulticlassNms", "Matr
 
 # operations besides the linear ones that compute on 8-bit inputs with gain
 QUANTIZABLE = frozenset(
-    "Add Subtract Multiply Maximum Minimum AvgPool AdaptiveAvgPool ReduceMean Interpolate".split()
+    ["Add", "Subtract", "Multiply", "Maximum", "Minimum", "AvgPool", "AdaptiveAvgPool", "ReduceMean", "Interpolate"]
 )
 
 

@@ -13,7 +13,6 @@ from lpir.ir.shape import PartialShape
 from lpir.ir.types import ElementType, f16, i64
 from lpir.serialize.attrs import decode, encode, to_text
 
-
 SCALAR = PartialShape(())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -44,7 +45,7 @@ CASES = {
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("case", CASES)
 def test_as_openvino(case: str, dtype: type, tmp_path: Path) -> None:
-    data = np.array(CASES[case], dtype)
+    data: Any = np.array(CASES[case], dtype)
     node = ops.constant(data, name="w")
     ov.save_model(ov.Model([ops.result(node, name="r")], [], "m"), tmp_path / "full.xml", compress_to_fp16=False)
     model = ov.Core().read_model(tmp_path / "full.xml")

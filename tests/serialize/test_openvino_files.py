@@ -98,8 +98,8 @@ def canonical(text: bytes) -> Any:
         (names[e.get("from-layer")], e.get("from-port"), names[e.get("to-layer")], e.get("to-port"))
         for e in root.iter("edge")
     ]
-    info = {k: ET.tostring(e) for e in root.find("rt_info") or () for k in [e.get("name") or e.tag]}
-    return root.attrib, sorted(layers), sorted(edges), info
+    run_time = {k: ET.tostring(e) for e in root.find("rt_info") or () for k in [e.get("name") or e.tag]}
+    return root.attrib, sorted(layers), sorted(edges), run_time
 
 
 CASES: dict[str, tuple[Callable[[], ov.Model], tuple[int, ...]]] = {

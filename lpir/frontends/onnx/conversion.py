@@ -165,6 +165,7 @@ class Conversion:
             if not results:
                 raise ModelError("the graph has no outputs")
             model = Model(results, parameters, graph.name or "model")
+            model.detach_unused()
             model.validate()
         except LpirError as error:
             raise type(error)(f"{self.model.origin}: {error}") from None

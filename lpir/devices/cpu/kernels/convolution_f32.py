@@ -17,7 +17,12 @@ from lpir.devices.cpu.kernels.epilogue import Rows
 from lpir.devices.cpu.kernels.fgemm import Call, Form, Shape
 from lpir.devices.cpu.kernels.geometry import broadcast_strides, dense_strides
 from lpir.devices.cpu.kernels.rows import (
-    bind_operand, grid_offsets, operand_of, pad_step, refuse_epilogue, refuse_operands,
+    bind_operand,
+    grid_offsets,
+    operand_of,
+    pad_step,
+    refuse_epilogue,
+    refuse_operands,
 )
 from lpir.ir.graph import Node
 from lpir.ir.types import f32

@@ -10,8 +10,8 @@ from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import idepthwise
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.convolution_int8 import is_depthwise, refuse_weights, weights_of
-from lpir.devices.cpu.kernels.epilogue import Epilogue
-from lpir.devices.cpu.kernels.rows import bind_operand, operand_of, refuse_epilogue, refuse_operands
+from lpir.devices.cpu.kernels.ranges import sums_range
+from lpir.devices.cpu.kernels.rows import bind_operand, epilogue_of, operand_of, refuse_epilogue, refuse_operands
 from lpir.ir.graph import Node
 from lpir.ops.lowered import LoweredConvolution, expanded
 
@@ -53,7 +53,9 @@ class DepthwiseInt8(Kernel):
         epilogue = expanded(op.epilogue)
         operands = node.inputs[2:]
         kinds = [operand_of(v, out) for v in operands]
-        code = idepthwise.build(isa, shape, block, channels < block, epilogue, kinds)
+        sums = sums_range(taps, op.x_zero_point)
+        finish = epilogue_of(isa, epilogue, kinds, operands, sums)
+        code = idepthwise.build(isa, shape, block, channels < block, finish)
         table = idepthwise.row_table(x, out, kernel, op.strides, op.dilations, op.pads_begin)
         init = -op.x_zero_point * taps.sum(axis=(0, 1), dtype=np.int64)
         values = {
@@ -63,7 +65,7 @@ class DepthwiseInt8(Kernel):
             "init": ctx.constant(np.pad(init, (0, max(0, block - channels))).astype(np.int32)),
             **{"channels": channels, "blocks": -(-channels // block), "rows": len(table), "columns": out[-2]},
             **{"in_columns": x[-2], "pad": op.pads_begin[-1]},
-            **Epilogue(epilogue, kinds).values([bind_operand(v, out, ctx) for v in operands]),
+            **finish.values([bind_operand(v, out, ctx) for v in operands]),
         }
         return [Step.of(code, values)]
 

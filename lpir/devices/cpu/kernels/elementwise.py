@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -29,7 +30,7 @@ from lpir.ir.types import ElementType, f32
 from lpir.ops.bases import ElementwiseOp
 from lpir.ops.boundary import constant_data
 from lpir.ops.lowered import Elementwise, expanded
-from lpir.scalar.expr import Expr
+from lpir.scalar.expr import Expr, input_, substitute
 
 # expressions with more operations than this are printed once, in a loop over single vectors
 LIGHT = 24
@@ -191,6 +192,23 @@ def lifted(expr: Expr, leaves: int) -> tuple[Expr, tuple[float | int, ...]]:
     return (shared, tuple(c.value or 0 for c in constants)) if constants else (expr, ())
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A dense array that an expression reads."""
+
+    at: Ref
+    shape: tuple[int, ...]
+    type: ElementType
+
+
+def apply(isa: Isa, expr: Expr, sources: Sequence[Source], out: Ref, shape: Sequence[int], threads: int) -> Step:
+    """The step that computes `expr` (leaf i = source i, broadcast) into the dense `out` of `shape`."""
+    used = sorted(expr.inputs())
+    read = [sources[i] for i in used]
+    nest = _nest(shape, [s.shape for s in read])
+    return run(isa, _renumber(expr, used), [s.type for s in read], [s.at for s in read], out, nest, threads)
+
+
 def _expression(node: Node) -> Expr:
     op = node.op
     if isinstance(op, Elementwise):
@@ -256,8 +274,6 @@ def _repeats(nest: Nest, constant: Sequence[bool]) -> int:
 
 
 def _renumber(expr: Expr, used: Sequence[int]) -> Expr:
-    from lpir.scalar.expr import input_, substitute
-
     types = expr.inputs()
     return substitute(expr, {leaf: input_(i, types[leaf]) for i, leaf in enumerate(used)})
 

@@ -70,16 +70,18 @@ def lift_constants(expr: Expr, first: int) -> tuple[Expr, list[Expr]]:
 class Epilogue:
     """Prints an epilogue inside a kernel; see the module for the operands."""
 
-    def __init__(self, expr: Expr, operands: Sequence[Operand]) -> None:
+    def __init__(self, expr: Expr, operands: Sequence[Operand], saturate: bool = False) -> None:
+        """`saturate`: the int32 value of `expr` is stored as u8, clamped to 0 .. 255 (x86 only)."""
         self.operands = tuple(operands)
+        self.saturate = saturate
         self.expr, self.constants = lift_constants(expr, 1 + len(self.operands))
-        self.type = expr.type
+        self.type = u8 if saturate else expr.type
         self._fixed: dict[int, Value] = {}
 
     @property
     def ends_in_bytes(self) -> bool:
-        """Whether the last step is a cast from int32 to u8, which a kernel may do for several vectors at once."""
-        return self.type == u8 and self.expr.fn == "cast" and self.expr.args[0].type == i32
+        """Whether the last step takes int32 to u8, which a kernel may do for several vectors at once."""
+        return self.saturate or (self.type == u8 and self.expr.fn == "cast" and self.expr.args[0].type == i32)
 
     def params(self) -> dict[str, str]:
         """Parameter names and types that the kernel declares."""
@@ -132,9 +134,11 @@ class Epilogue:
         return {i: self._load(f, self.operands[i - 1], pointer, n, lanes) for i, pointer in row.items()}
 
     def finish(self, f: Function, isa: Isa, acc: Value, leaves: Mapping[int, Value], wide: bool = False) -> Value:
-        """The values to store for accumulator `acc`, in memory form; `wide`: before the outermost cast."""
+        """The values to store for accumulator `acc`, in memory form; `wide`: as int32, before the last step to u8."""
         bits = isa.bits if isa.is_x86 else 0
         known = {0: acc, **self._fixed, **leaves}
+        if self.saturate:
+            return emit_expr(f, self.expr, known, acc.lanes, bits)
         if wide:
             return emit_expr(f, self.expr.args[0], known, acc.lanes, bits)
         return to_memory(f, emit_expr(f, self.expr, known, acc.lanes, bits), self.type)

@@ -29,7 +29,13 @@ from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import tiling
 from lpir.devices.cpu.kernels.base import Step
 from lpir.devices.cpu.kernels.epilogue import (
-    Bound, Epilogue, Operand, Rows, element_bytes, row_pointer, store_lanes,
+    Bound,
+    Epilogue,
+    Operand,
+    Rows,
+    element_bytes,
+    row_pointer,
+    store_lanes,
 )
 from lpir.devices.cpu.kernels.pack import Array, channel_index
 from lpir.devices.cpu.kernels.tiling import Tile

@@ -31,7 +31,7 @@ from lpir.devices.cpu.codegen.abi import Kernel
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.isa.dots import pmaddwd
-from lpir.devices.cpu.kernels.epilogue import Epilogue, Operand, element_bytes, row_pointer, store_lanes
+from lpir.devices.cpu.kernels.epilogue import Epilogue, element_bytes, row_pointer, store_lanes
 from lpir.devices.cpu.kernels.interleave import interleave, lane_order, pack_bytes, to_lane_order, to_memory_order
 from lpir.ir.types import i32
 from lpir.scalar.expr import Expr
@@ -86,9 +86,9 @@ def pack_depthwise(isa: Isa, w: Array, block: int) -> Array:
     return np.ascontiguousarray(taken.transpose(3, 2, 0, 4, 5, 1)).view(np.uint8).reshape(-1)
 
 
-def build(isa: Isa, shape: Shape, block: int, narrow: bool, epilogue: Expr, operands: Sequence[Operand]) -> Kernel:
+def build(isa: Isa, shape: Shape, block: int, narrow: bool, epilogue: Epilogue) -> Kernel:
     """The kernel for one shape class. `narrow`: fewer channels than a block."""
-    return _Printer(isa, shape, block, narrow, Epilogue(epilogue, operands)).kernel()
+    return _Printer(isa, shape, block, narrow, epilogue).kernel()
 
 
 class _Printer:
@@ -213,7 +213,7 @@ class _Printer:
         rows = self._tensors(m)
         pack = e.ends_in_bytes
         parts = [e.finish(f, self.isa, acc, {**self.leaves[v], **rows[v]}, pack) for v, acc in enumerate(sums)]
-        result = pack_bytes(f, parts, self.isa.is_x86) if pack else to_memory_order(f, parts, self.block)
+        result = pack_bytes(f, parts, self.isa.is_x86, e.saturate) if pack else to_memory_order(f, parts, self.block)
         if self.narrow:
             store_lanes(f, result, at, f.p["channels"], self.isa.masks)
         else:

@@ -9,7 +9,8 @@ For group `g`, row (output pixel) `m` and channel `n`:
 zero point; `offsets` has a step for every tap and 4 channels. Rows of `x`, of the output and of tensor operands are a
 byte stride or an int32 table of byte offsets (`Rows`).
 
-    gemm = igemm.build(isa, m=3136, n=144, channels=24, taps=(0,), epilogue=expr, operands=[Operand("vector", f32)])
+    finish = Epilogue(expr, [Operand("vector", f32)])
+    gemm = igemm.build(isa, m=3136, n=144, channels=24, taps=(0,), epilogue=finish)
     packed = gemm.pack(w)                        # w [G, taps, C, N] i8 -> PackedWeights
     words = gemm.params(Call(...), threads=2)    # words for gemm.kernel (symbol, text)
 
@@ -32,7 +33,6 @@ from lpir.devices.cpu.kernels import tiling
 from lpir.devices.cpu.kernels.epilogue import (
     Bound,
     Epilogue,
-    Operand,
     Pointer,
     Rows,
     element_bytes,
@@ -45,7 +45,8 @@ from lpir.devices.cpu.kernels.tiling import Tile
 from lpir.ir.types import i32
 from lpir.scalar.expr import Expr
 
-CACHE = 96 * 1024  # bytes of input rows that one unit of work may touch
+# bytes of rows that one unit of work may touch, and of weights that may be read again for every unit
+L1, L2 = 24 * 1024, 256 * 1024
 MAX_K = (1 << 31) // (255 * 128)
 
 
@@ -115,8 +116,11 @@ class IntGemm:
         lanes, tile = self.isa.lanes(), self.tile
         columns = -(-self.n // lanes)
         tiles, blocks = -(-self.m // tile.rows), -(-columns // tile.vectors)
-        row_bytes = self.steps * 4
-        mc, nc = tiling.choose_chunks(self.groups, tiles, blocks, tile.rows * row_bytes, threads, CACHE)
+        # what a row touches in input and output; its output lines must still be in L1 when the next block writes to them
+        row_bytes = self.steps * 4 + self.n * element_bytes(self.epilogue.type)
+        weights = self.n * self.steps * 4
+        cache = L1 if weights <= L2 else L2
+        mc, nc = tiling.choose_chunks(self.groups, tiles, blocks, tile.rows * row_bytes, threads, cache)
         values: dict[str, int | float | F32 | Ref] = {
             **{"x": call.x, "x_rows": _rows(call.x_rows), "w": call.weights, "init": call.init},
             **{"out": call.out, "out_rows": _rows(call.out_rows), "m": self.m, "n": self.n, "steps": self.steps},
@@ -148,8 +152,7 @@ def build(
     n: int,
     channels: int,
     taps: tuple[int, ...],
-    epilogue: Expr,
-    operands: Sequence[Operand] = (),
+    epilogue: Epilogue,
     groups: int = 1,
     x_table: bool = False,
     out_table: bool = False,
@@ -160,14 +163,14 @@ def build(
     `x_table`, `out_table`: rows of the input, of the output are found by a table instead of a stride.
     """
     steps = len(taps) * -(-channels // 4)
-    ops = sum(1 for e in epilogue.walk() if e.args)
+    ops = sum(1 for e in epilogue.expr.walk() if e.args)
     dot_cost = 1.0 if isa.proof == "vpdpbusd" else 2.2 if isa.is_x86 else 12.0
     spare = 1 if isa.proof == "vpdpbusd" else 3
     tile = tile or tiling.choose_tile(isa, m, n, steps, dot_cost, ops + 2.0, spare)
     printer = _Printer(
         isa,
         tile,
-        Epilogue(epilogue, operands),
+        epilogue,
         _Form(
             affine=len(taps) == 1,
             unroll=_unroll(tile, steps),
@@ -320,7 +323,7 @@ class _Printer:
         size = element_bytes(self.epilogue.type)
         outs = [row_pointer(f, f.p["out"], f.p["out_rows"], m) for m in rows]
         operands = [self.epilogue.row(f, m) for m in rows]
-        together = self.epilogue.ends_in_bytes and self.isa.is_x86 and not self.form.narrow
+        together = self.epilogue.saturate
         waiting: list[tuple[Value, Value]] = []
         for j, n in enumerate(channels):
             leaves = self.epilogue.vectors(f, n, self.lanes)

@@ -15,7 +15,7 @@ from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_PACK_WORDS = {4: "llvm.x86.sse41.packusdw", 8: "llvm.x86.avx2.packusdw", 16: "llvm.x86.avx512.packusdw.512"}
+_PACK_WORDS = {4: "llvm.x86.sse2.packssdw.128", 8: "llvm.x86.avx2.packssdw", 16: "llvm.x86.avx512.packssdw.512"}
 _PACK_BYTES = {4: "llvm.x86.sse2.packuswb.128", 8: "llvm.x86.avx2.packuswb", 16: "llvm.x86.avx512.packuswb.512"}
 
 
@@ -69,23 +69,23 @@ def to_memory_order(f: Function, parts: Sequence[Value], block: int) -> Value:
     return f.shuffle(a, b, [int(i) for i in where])
 
 
-def pack_bytes(f: Function, parts: Sequence[Value], x86: bool) -> Value:
-    """The low bytes of four vectors of int32 as one block of u8 in memory order."""
+def pack_bytes(f: Function, parts: Sequence[Value], x86: bool, saturate: bool) -> Value:
+    """Four vectors of int32 as one block of u8 in memory order: their low bytes, or (x86) clamped to 0 .. 255."""
     lanes = parts[0].lanes
     if not x86:
         narrow = [f.convert("trunc", p, vector_of("i8", lanes)) for p in parts]
         return to_memory_order(f, narrow, 4 * lanes)
-    low = [f.binary("and", p, f.const(p.type, 255)) for p in parts]
+    low = parts if saturate else [f.binary("and", p, f.const(p.type, 255)) for p in parts]
     words = vector_of("i16", 2 * lanes)
     a, b = (f.call(_PACK_WORDS[lanes], words, low[i], low[i + 1]) for i in (0, 2))
     return f.call(_PACK_BYTES[lanes], vector_of("i8", 4 * lanes), a, b)
 
 
 def pack_each(f: Function, parts: Sequence[Value]) -> list[Value]:
-    """The low bytes of one to four vectors of int32, each as a vector of u8: cheaper together than one by one (x86)."""
+    """One to four vectors of int32 clamped to 0 .. 255, each as a vector of u8 (x86)."""
     lanes = parts[0].lanes
     four = [*parts, *[parts[-1]] * (4 - len(parts))]
-    packed = f.convert("bitcast", pack_bytes(f, four, True), vector_of("i32", lanes))
+    packed = f.convert("bitcast", pack_bytes(f, four, True, True), vector_of("i32", lanes))
     # each 128-bit part holds 4 bytes of every vector: gather the parts of one vector
     order = [4 * part + v for v in range(4) for part in range(lanes // 4)]
     whole = f.convert("bitcast", f.shuffle(packed, None, order), vector_of("i8", 4 * lanes))

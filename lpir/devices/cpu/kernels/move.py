@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lpir.devices.cpu.codegen.abi import Ref
-from lpir.devices.cpu.codegen.vector import memory_type
 from lpir.devices.cpu.codegen.emitter import size_of
+from lpir.devices.cpu.codegen.vector import memory_type
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.copy import View, copy

@@ -11,11 +11,15 @@ import numpy as np
 from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref
 from lpir.devices.cpu.codegen.emitter import Function
 from lpir.devices.cpu.codegen.vector import PRIMITIVES, memory_type
+from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import BuildContext, Step
-from lpir.devices.cpu.kernels.epilogue import Bound, Operand, Rows, element_bytes
+from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Operand, Rows, element_bytes
 from lpir.devices.cpu.kernels.geometry import dense_strides
+from lpir.devices.cpu.kernels.ranges import without_clamp
 from lpir.errors import UnsupportedError
 from lpir.ir.graph import Node, Value
+from lpir.ir.types import i8, u8
+from lpir.ops.boundary import constant_data
 from lpir.scalar.expr import Expr
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -77,6 +81,22 @@ def bind_operand(value: Value, out: Sequence[int], ctx: BuildContext) -> Bound:
         return Bound(ctx.ref(value), Rows(shape[-1] * size))
     strides = [0 if n == 1 else s * size for n, s in zip(shape, dense_strides(shape), strict=True)]
     return Bound(ctx.ref(value), Rows(table=ctx.constant(grid_offsets(out[:-1], strides[:-1]).astype(np.int32))))
+
+
+def epilogue_of(
+    isa: Isa, expr: Expr, kinds: Sequence[Operand], values: Sequence[Value], sums: tuple[Array, Array]
+) -> Epilogue:
+    """The epilogue `expr` over accumulators within `sums` (a channel each), without a clamp that a saturating pack does."""
+    leaves = {0: sums}
+    for i, value in enumerate(values, 1):
+        data = constant_data(value)
+        if data is not None:
+            leaves[i] = (data.astype(np.float64), data.astype(np.float64))
+        elif value.element_type in (u8, i8):
+            low, high = value.element_type.limits
+            leaves[i] = (np.asarray(float(low)), np.asarray(float(high)))
+    bare = without_clamp(expr, leaves) if isa.is_x86 else None
+    return Epilogue(expr, kinds) if bare is None else Epilogue(bare, kinds, saturate=True)
 
 
 def pad_kernel() -> Kernel:

@@ -1,0 +1,93 @@
+"""Which values an epilogue can take: clamps that a saturating pack does anyway need not be computed.
+
+A quantization ends in `cast(rint_i32(clamp(x, -z, 255 - z)) + z, u8)`. Where `x` is proved to stay far inside int32, this
+is what x86's saturating packs make of `rint_i32(x) + z`: two operations less on each value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lpir.ir.types import i32, u8
+from lpir.scalar.expr import Expr
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Range = tuple[Array, Array]
+
+# half of int32: room for the zero point, and for the roundings that interval arithmetic in float64 does not follow
+SAFE = float(1 << 30)
+
+
+def value_range(expr: Expr, leaves: Mapping[int, Range]) -> Range | None:
+    """Smallest and largest value of `expr` from those of its leaves (arrays that broadcast), or None where unknown."""
+    known: dict[int, Range] = {}
+    for e in expr.walk():
+        if e.fn == "const":
+            value = np.asarray(float(e.value or 0))
+            found: Range | None = (value, value)
+        elif e.fn == "input":
+            found = leaves.get(int(e.value or 0))
+        else:
+            found = _apply(e, [known[id(a)] for a in e.args])
+        if found is None or not (np.all(np.isfinite(found[0])) and np.all(np.isfinite(found[1]))):
+            return None
+        if e.type == i32 and (found[0].min() < -SAFE or found[1].max() > SAFE):
+            return None
+        known[id(e)] = found
+    return known[id(expr)]
+
+
+def _apply(e: Expr, args: list[Range]) -> Range | None:
+    fn = e.fn
+    if fn in ("cast", "rint_i32", "rint"):
+        low, high = np.floor(args[0][0]), np.ceil(args[0][1])
+        fits = not e.type.is_integer or (low.min() >= e.type.limits[0] and high.max() <= e.type.limits[1])
+        return (low, high) if fits and e.type.name != "boolean" else None
+    if fn == "neg":
+        return -args[0][1], -args[0][0]
+    if len(args) != 2:
+        return None
+    (a, b), (c, d) = args
+    if fn == "add":
+        return a + c, b + d
+    if fn == "sub":
+        return a - d, b - c
+    if fn == "mul":
+        products = np.stack(np.broadcast_arrays(a * c, a * d, b * c, b * d))
+        return products.min(0), products.max(0)
+    if fn == "minimum":
+        return np.minimum(a, c), np.minimum(b, d)
+    if fn == "maximum":
+        return np.maximum(a, c), np.maximum(b, d)
+    return None
+
+
+def without_clamp(expr: Expr, leaves: Mapping[int, Range]) -> Expr | None:
+    """The int32 expression that, saturated to u8, equals `expr`; None where `expr` has another form or no proof."""
+    if expr.fn != "cast" or expr.type != u8 or expr.args[0].type != i32:
+        return None
+    total, zero_point = expr.args[0], 0
+    rounded = total
+    if total.fn == "add" and total.args[1].fn == "const":
+        rounded, zero_point = total.args[0], int(total.args[1].value or 0)
+    if rounded.fn != "rint_i32" or rounded.args[0].fn != "minimum" or rounded.args[0].args[0].fn != "maximum":
+        return None
+    upper, lower = rounded.args[0].args[1], rounded.args[0].args[0].args[1]
+    if upper.fn != "const" or upper.value != 255 - zero_point or lower.fn != "const" or lower.value != -zero_point:
+        return None
+    inside = rounded.args[0].args[0].args[0]
+    limits = value_range(inside, leaves)
+    if limits is None or np.min(limits[0]) < -SAFE or np.max(limits[1]) > SAFE:
+        return None
+    bare = Expr("rint_i32", (inside,), i32)
+    return bare if rounded is total else Expr("add", (bare, total.args[1]), i32)
+
+
+def sums_range(w: Array, zero_point: int) -> Range:
+    """Smallest and largest `sum((x - zero_point) * w)` of u8 `x` for each output channel, the last axis of `w`."""
+    wide = w.reshape(-1, w.shape[-1]).astype(np.float64)
+    high, low = np.maximum(wide, 0).sum(0), np.minimum(wide, 0).sum(0)
+    return low * (255 - zero_point) - high * zero_point, high * (255 - zero_point) - low * zero_point
