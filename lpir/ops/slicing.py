@@ -231,8 +231,7 @@ class StridedSlice(Op):
                 rest = rest[whole:]
             elif what == "shrink":
                 axis = rest.pop(0)
-                masked = _bit(self.begin_mask, i)
-                place = (0 if strides[i] > 0 else x.shape[axis] - 1) if masked else begin[i]
+                place = 0 if _bit(self.begin_mask, i) else begin[i]
                 if not -x.shape[axis] <= place < x.shape[axis]:
                     raise InputError(f"element {place} is outside an axis of length {x.shape[axis]}")
                 index.append(place)

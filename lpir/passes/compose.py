@@ -90,7 +90,7 @@ def example_gelu(x: Value) -> Value:
     return make("Multiply", make("Multiply", x, inner), f(0.5))
 
 
-@rewrite("Multiply", example=lambda: sample(example_gelu, (2, 8)), exact=False)
+@rewrite("Multiply", "Divide", example=lambda: sample(example_gelu, (2, 8)), exact=False)
 def gelu_from_erf(node: Node) -> Value | None:
     """`0.5 * x * (1 + erf(x / sqrt(2)))`."""
     product = product_of(node.outputs[0])
@@ -109,7 +109,7 @@ def example_gelu_tanh(x: Value) -> Value:
     return make("Multiply", make("Multiply", f(0.5), x), make("Add", inner, f(1.0)))
 
 
-@rewrite("Multiply", example=lambda: sample(example_gelu_tanh, (2, 8)), exact=False)
+@rewrite("Multiply", "Divide", example=lambda: sample(example_gelu_tanh, (2, 8)), exact=False)
 def gelu_from_tanh(node: Node) -> Value | None:
     """`0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`."""
     product = product_of(node.outputs[0])

@@ -73,11 +73,12 @@ def _visit(node: Node, rewrites: tuple[Rewrite, ...]) -> int:
 
 
 def replace(old: Value, new: Value) -> None:
-    """Readers of `old` read `new`; a node made for it takes name and notes, and the old node lets go of its inputs."""
+    """Readers of `old` read `new`; a node made for it takes notes and, unnamed, the name, and the old node lets go of its inputs."""
     made = new.node is not old.node and not new.uses
     old.replace_all_uses_with(new)
     if made:
-        new.node.name = old.node.name
+        if new.node.name == new.node.op.type_name:
+            new.node.name = old.node.name
         new.node.rt_info = {**old.node.rt_info, **new.node.rt_info}
     release(old.node)
 

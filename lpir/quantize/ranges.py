@@ -61,19 +61,21 @@ def asymmetric(low: Array, high: Array, *, bits: int = 8) -> Range:
 
 
 def zero_on_level(low: Array, high: Array, levels: int) -> tuple[Array, Array]:
-    """`low <= 0 <= high` widened on one side so that one of the `levels` is exactly 0."""
+    """`low <= 0 <= high` so that one of the `levels` is exactly 0: the side that needs least is widened.
+
+    Where 0 is within half a step of a limit, that limit becomes 0. (NNCF leaves such limits without a level at 0, and
+    always rounds to the nearest level, which can widen a range by a seventh.)
+    """
     last = levels - 1
     with np.errstate(divide="ignore", invalid="ignore"):
-        level = np.rint(-low * last / (high - low))
-        # at either end zero is a limit already, and the other side of the formula would divide by zero
-        inner = (level > 0) & (level < last)
-        wider_low = np.where(inner, level / (level - last) * high, low)
-        wider_high = np.where(inner, (level - last) / level * low, high)
-    take_low = wider_low < low
-    new_low = np.where(inner & take_low, wider_low, low)
-    new_high = np.where(inner & ~take_low, wider_high, high)
-    # a side that rounds to no level at all is dropped: less than half a step lies there
-    return np.where(level == 0, 0.0, new_low), np.where(level == last, 0.0, new_high)
+        level = -low * last / (high - low)
+        below, above = np.floor(level), np.ceil(level)
+        wider_high = np.where(below > 0, -low * (last - below) / below, np.inf)
+        wider_low = np.where(above < last, -high * above / (last - above), -np.inf)
+    widen_low = high - wider_low <= wider_high - low
+    new_low = np.where(widen_low, np.minimum(wider_low, low), low)
+    new_high = np.where(widen_low, high, np.maximum(wider_high, high))
+    return np.where(level < 0.5, 0.0, new_low), np.where(level > last - 0.5, 0.0, new_high)
 
 
 def weight_range(weight: Array, axes: tuple[int, ...], *, bits: int = 8) -> Range:

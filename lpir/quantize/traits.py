@@ -97,9 +97,5 @@ def traits_for(capabilities: Capabilities | None) -> Traits:
         return Traits()
     known = capabilities.integer_operations
     own = Traits()
-    return Traits(
-        own.linear & known,
-        own.quantizable & known,
-        own.movement & known,
-        capabilities.per_channel_activations,
-    )
+    # movement costs nothing anywhere: a value may be read on its way through it
+    return Traits(own.linear & known, own.quantizable & known, own.movement, capabilities.per_channel_activations)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 import numpy as np
@@ -129,6 +129,8 @@ class InferRequest:
         self._future: Future[None] | None = None
         self._callback: Callable[..., Any] | None = None
         self._error: BaseException | None = None
+        # the thread that runs the callback
+        self._in_callback = 0
         self._busy = Lock()
 
     def infer(self, inputs: Any = None) -> Results:
@@ -151,8 +153,12 @@ class InferRequest:
             raise
 
     def wait(self) -> None:
-        """Returns when the inference is done. Raises what it raised."""
-        if self._future is not None:
+        """Returns when the inference and its callback are done. Raises what the inference raised."""
+        if get_ident() == self._in_callback:
+            # the callback itself asks: the inference is done, only the callback is not
+            if self._error is not None:
+                raise self._error
+        elif self._future is not None:
             self._future.result()
 
     def wait_for(self, timeout: int) -> bool:
@@ -291,7 +297,11 @@ class InferRequest:
         finally:
             self._busy.release()
             if self._callback is not None:
-                self._callback(self.userdata)
+                self._in_callback = get_ident()
+                try:
+                    self._callback(self.userdata)
+                finally:
+                    self._in_callback = 0
 
 
 def compile_on(device: Device, model: Model, config: Mapping[str, Any] | None) -> CompiledModel:

@@ -16,6 +16,8 @@ from onnx import TensorProto, helper
 from lpir.errors import FileError, LpirError, ModelError
 from lpir.frontends.importer import import_model
 from lpir.frontends.onnx import read_onnx
+from lpir.ops.boundary import Constant
+from lpir.passes.manager import transform
 from tests.frontends.networks import build, residual_network
 
 NODE = helper.make_node
@@ -161,13 +163,14 @@ def test_damage_is_reported(change: Change, kind: type[LpirError], message: str,
 
 
 def test_a_huge_shape_is_never_allocated() -> None:
-    from lpir.passes.manager import transform
-
     proto = small()
     huge_broadcast(proto)
-    with pytest.raises(LpirError):
-        transform(read_onnx(proto)).validate()
-        raise ModelError("a shape of 2^80 elements was accepted without being allocated")
+    try:
+        model = transform(read_onnx(proto))
+    except LpirError:
+        return
+    sizes = [n.op.data.size for n in model.nodes() if isinstance(n.op, Constant)]
+    assert max(sizes) < 100
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ def test_known_cases(case: Any) -> None:
     codes = np.asarray(constant_data(source.output)).astype(np.int32)
     assert (codes.min(), codes.max()) == (smallest, largest)
     step = abs(limits[3] - limits[2]) / (levels - 1)
-    assert np.abs(value_of(model) - expected).max() <= 2e-5 * step
+    # in float32 both have a rounding or two of their own
+    assert np.abs(value_of(model) - expected).max() <= 2e-5 * step + 2.4e-7 * np.abs(expected).max()
     assert model.nodes()[-1].op.type_name == "Result"
 
 

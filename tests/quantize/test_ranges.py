@@ -74,7 +74,6 @@ def test_asymmetric_limits_are_at_most_a_step_wider_than_needed(pair: list[float
     limits = asymmetric(np.array(pair[0], np.float32), np.array(pair[1], np.float32))
     needed = max(pair[1], 0.0) - min(pair[0], 0.0)
     if needed > 0.01:
-        # in the worst case a side of half a step grows to one
         assert float(limits.high - limits.low) <= needed * (1 + 2 / 255) + 1e-3
 
 

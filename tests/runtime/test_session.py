@@ -124,7 +124,7 @@ def test_request(device: str) -> None:
     request = compiled.create_infer_request()
     with pytest.raises(InputError, match="has not run"):
         _ = request.results
-    request.set_tensor("x", X)
+    request.set_tensor("x", X.copy())
     np.testing.assert_array_equal(request.infer()[0], Y)
     np.testing.assert_array_equal(request.get_tensor("y").data, Y)
     np.testing.assert_array_equal(request.get_tensor("x").data, X)

@@ -93,6 +93,7 @@ def _inlined(proto: Any, supported: Any) -> Any:
         unknown = _explained(proto, supported)
         if not unknown:
             break
+        proto = _with_defaults(proto, set(unknown))
         try:
             proto = inliner.inline_selected_functions(proto, unknown, inline_schema_functions=True)
         except Exception:  # then the operator is reported as unsupported, with all others
@@ -115,6 +116,24 @@ def _explained(proto: Any, supported: Any) -> list[tuple[str, str]]:
         if schema.has_function or schema.has_context_dependent_function:
             found[(node.domain, node.op_type)] = None
     return list(found)
+
+
+def _with_defaults(proto: Any, kinds: set[tuple[str, str]]) -> Any:
+    """A copy in which the operators `kinds` state the attributes that they leave to their defaults: the inliner
+    does not know the defaults."""
+    onnx = _onnx()
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    versions = {_domain(o.domain): o.version for o in proto.opset_import}
+    for node in copy.graph.node:
+        if (node.domain, node.op_type) in kinds:
+            domain = _domain(node.domain)
+            schema = onnx.defs.get_schema(node.op_type, versions.get(domain, 0), domain)
+            stated = {a.name for a in node.attribute}
+            for name, attribute in schema.attributes.items():
+                if name not in stated and attribute.default_value.type:
+                    node.attribute.append(attribute.default_value)
+    return copy
 
 
 def _domain(domain: str) -> str:

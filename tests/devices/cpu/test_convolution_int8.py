@@ -59,16 +59,16 @@ GEOMETRIES: dict[str, tuple[tuple[int, ...], tuple[int, ...], LoweredConvolution
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("constants", [[1], [1, 2, 3]], ids=["clamped", "saturated"])
 @ISAS
-def test_geometry(isa: Isa, name: str, threads: int) -> None:
+def test_geometry(isa: Isa, name: str, constants: list[int]) -> None:
     shape, kernel, op = GEOMETRIES[name]
     rng = np.random.default_rng(1)
     n = kernel[-1]
     scale, bias = rng.random(n, np.float32) * 0.02, rng.standard_normal(n).astype(np.float32) * 9
     inputs = [codes(rng, *shape), weights(rng, *kernel), scale, bias]
     (expected,) = op.eval(*inputs)
-    (actual,) = run(ConvolutionInt8(), op, inputs, isa, threads, constants=[1])
+    (actual,) = run(ConvolutionInt8(), op, inputs, isa, len(constants), constants=constants)
     np.testing.assert_array_equal(actual, expected)
 
 

@@ -32,16 +32,16 @@ GEOMETRIES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, tuple[in
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("constants", [[1], [1, 2, 3]], ids=["clamped", "saturated"])
 @ISAS
-def test_geometry(isa: Isa, name: str, threads: int) -> None:
+def test_geometry(isa: Isa, name: str, constants: list[int]) -> None:
     shape, kernel, fields = GEOMETRIES[name]
     rng = np.random.default_rng(1)
     channels = shape[-1]
     op = convolution(len(kernel), REQUANT, groups=channels, **fields)
     scale, bias = rng.random(channels, np.float32) * 0.02, rng.standard_normal(channels).astype(np.float32) * 9
     inputs = [codes(rng, *shape), weights(rng, *kernel, 1, channels), scale, bias]
-    (actual,) = run(DepthwiseInt8(), op, inputs, isa, threads, constants=[1])
+    (actual,) = run(DepthwiseInt8(), op, inputs, isa, len(constants), constants=constants)
     np.testing.assert_array_equal(actual, op.eval(*inputs)[0])
 
 

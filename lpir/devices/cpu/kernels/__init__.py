@@ -1,1 +1,1 @@
-"""Kernels: one family a module, each a class or function that says when it applies, packs its weights and prints its text."""
+"""Kernels: one family a module; `base.py` states what a kernel is."""

@@ -14,8 +14,10 @@ from lpir.devices.cpu.kernels import igemm
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.epilogue import Rows, element_bytes
 from lpir.devices.cpu.kernels.geometry import dense_strides
+from lpir.devices.cpu.kernels.ranges import sums_range
 from lpir.devices.cpu.kernels.rows import (
     bind_operand,
+    epilogue_of,
     grid_offsets,
     operand_of,
     pad_step,
@@ -146,14 +148,14 @@ class _Product:
         out = node.outputs[0].shape.to_static()
         epilogue = expanded(op.epilogue)
         operands = node.inputs[self.first :]
+        sums = sums_range(np.concatenate(list(w), axis=-1), self.zero_point)
         gemm = igemm.build(
             self.isa,
             m=math.prod(out[:-1]),
             n=w.shape[-1],
             channels=channels,
             taps=taps,
-            epilogue=epilogue,
-            operands=[operand_of(v, out) for v in operands],
+            epilogue=epilogue_of(self.isa, epilogue, [operand_of(v, out) for v in operands], operands, sums),
             groups=w.shape[0],
             x_table=rows.table is not None,
         )

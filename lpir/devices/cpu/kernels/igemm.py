@@ -116,7 +116,7 @@ class IntGemm:
         lanes, tile = self.isa.lanes(), self.tile
         columns = -(-self.n // lanes)
         tiles, blocks = -(-self.m // tile.rows), -(-columns // tile.vectors)
-        # what a row touches in input and output; its output lines must still be in L1 when the next block writes to them
+        # what a row touches in input and output; output lines must stay in L1 for the next block
         row_bytes = self.steps * 4 + self.n * element_bytes(self.epilogue.type)
         weights = self.n * self.steps * 4
         cache = L1 if weights <= L2 else L2

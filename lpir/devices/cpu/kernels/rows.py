@@ -86,7 +86,7 @@ def bind_operand(value: Value, out: Sequence[int], ctx: BuildContext) -> Bound:
 def epilogue_of(
     isa: Isa, expr: Expr, kinds: Sequence[Operand], values: Sequence[Value], sums: tuple[Array, Array]
 ) -> Epilogue:
-    """The epilogue `expr` over accumulators within `sums` (a channel each), without a clamp that a saturating pack does."""
+    """The epilogue `expr` over sums within `sums` (a channel each), without a clamp that a saturating pack does."""
     leaves = {0: sums}
     for i, value in enumerate(values, 1):
         data = constant_data(value)

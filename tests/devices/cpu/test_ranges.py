@@ -1,0 +1,64 @@
+"""Ranges of epilogues, and the clamps that they make needless."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lpir.devices.cpu.kernels.ranges import Range, sums_range, value_range, without_clamp
+from lpir.ir.types import f32, i32, u8
+from lpir.scalar.evaluate import evaluate
+from lpir.scalar.expr import Expr, cast, clamp, input_, rint_i32
+from tests.devices.cpu.harness import Array
+
+ACC = input_(0, i32)
+
+
+def quantized(inverse: float, zero_point: int, low: float, high: float) -> Expr:
+    y = (cast(ACC, f32) * input_(1) + input_(2)) * inverse
+    return cast(rint_i32(clamp(y, low, high)) + zero_point, u8)
+
+
+def leaves(scale: float, bias: float) -> dict[int, Range]:
+    def point(x: float) -> Array:
+        return np.asarray([x])
+
+    return {0: (point(-1e6), point(1e6)), 1: (point(scale), point(scale)), 2: (point(bias), point(bias))}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(2**-20, 10, width=32), st.floats(-100, 100, width=32), st.integers(0, 255), st.integers(0, 2**31))
+def test_saturating_equals_clamping(scale: float, bias: float, zero_point: int, seed: int) -> None:
+    expr = quantized(0.5, zero_point, float(-zero_point), float(255 - zero_point))
+    bare = without_clamp(expr, leaves(scale, bias))
+    assert bare is not None
+    acc = np.random.default_rng(seed).integers(-1000000, 1000001, 200).astype(np.int32)
+    inputs = [acc, np.asarray([scale], np.float32), np.asarray([bias], np.float32)]
+    assert np.array_equal(np.clip(evaluate(bare, inputs), 0, 255), evaluate(expr, inputs))
+
+
+def test_kept_where_there_is_no_proof() -> None:
+    full = quantized(1.0, 7, -7.0, 248.0)
+    assert without_clamp(full, leaves(0.1, 3.0)) is not None
+    assert without_clamp(full, leaves(1e6, 3.0)) is None, "the product leaves int32"
+    assert without_clamp(full, {0: leaves(1, 1)[0]}) is None, "the scale is unknown"
+    assert without_clamp(quantized(1.0, 7, 0.0, 248.0), leaves(0.1, 3.0)) is None, "the lower limit is not the type's"
+    assert without_clamp(cast(ACC, u8), leaves(1, 1)) is None
+
+
+def test_sums_of_a_layer() -> None:
+    w = np.random.default_rng(0).integers(-128, 128, (3, 3, 5)).astype(np.int8)
+    low, high = sums_range(w, 100)
+    wide = w.astype(np.int64)
+    best = np.where(wide > 0, (255 - 100) * wide, -100 * wide).sum((0, 1))
+    assert np.array_equal(high, best)
+    assert np.all(low < high)
+
+
+def test_range_of_a_residual() -> None:
+    code = input_(1, u8)
+    y = cast(ACC, f32) * 0.5 - cast(cast(code, i32) - 128, f32) * 2.0
+    found = value_range(y, {0: (np.asarray(-10.0), np.asarray(10.0)), 1: (np.asarray(0.0), np.asarray(255.0))})
+    assert found is not None
+    assert (float(found[0]), float(found[1])) == (-5.0 - 254.0, 5.0 + 256.0)
