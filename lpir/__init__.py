@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lpir.ir.shape import Dimension as Dimension
     from lpir.ir.shape import PartialShape as PartialShape
     from lpir.quantize.config import IgnoredScope as IgnoredScope
+    from lpir.quantize.config import QuantizationConfig as QuantizationConfig
     from lpir.quantize.dataset import Dataset as Dataset
     from lpir.quantize.pipeline import quantize as quantize
     from lpir.runtime.queue import AsyncInferQueue as AsyncInferQueue
@@ -35,18 +36,19 @@ _PUBLIC = {
     **dict.fromkeys(("FileError", "InputError", "LpirError", "ModelError", "UnsupportedError"), "lpir.errors"),
     **dict.fromkeys(("CompiledModel", "InferRequest"), "lpir.runtime.session"),
     **dict.fromkeys(("Dimension", "PartialShape"), "lpir.ir.shape"),
+    **dict.fromkeys(("IgnoredScope", "QuantizationConfig"), "lpir.quantize.config"),
     "AsyncInferQueue": "lpir.runtime.queue",
     "Dataset": "lpir.quantize.dataset",
-    "IgnoredScope": "lpir.quantize.config",
     "Model": "lpir.ir.model",
     "Tensor": "lpir.runtime.tensor",
-    "quantize": "lpir.quantize.pipeline",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", "quantize", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "quantize":
+        return importlib.import_module("lpir.quantize")
     module = _PUBLIC.get(name)
     if module is None:
         raise AttributeError(f"module 'lpir' has no attribute {name!r}")

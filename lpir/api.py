@@ -42,7 +42,11 @@ def convert_model(input_model: PathLike | Model, input: Any = None, output: Any 
         model = cut_outputs(model, [output] if isinstance(output, str) else list(output))
     if input is not None:
         model.reshape(input)
-    return model
+    if isinstance(input_model, Model):
+        return model
+    from lpir.passes.manager import transform
+
+    return transform(model)
 
 
 def _import(path: Path) -> Model:

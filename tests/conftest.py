@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# the suite runs on several processes; a second BLAS thread in each would only fight for the same cores
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lpir.demo.networks import NETWORKS
 from lpir.demo.photos import Photo, class_names, photos
 from lpir.errors import FileError, InputError
 from lpir.ir.model import Model
@@ -16,11 +17,6 @@ from lpir.runtime.session import CompiledModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# name -> module and function that build the float model
-NETWORKS = {
-    "mobilenet_v2": ("lpir.demo.mobilenet", "mobilenet_v2"),
-    "efficientnet_lite0": ("lpir.demo.efficientnet", "efficientnet_lite0"),
-}
 CALIBRATION = 10
 WARM_UP, ROUNDS = 20, 60
 
@@ -93,14 +89,7 @@ def _print_sizes(float_path: Path, int8_path: Path) -> None:
 
 
 def _print_precisions(compiled: CompiledModel) -> None:
-    rows = [r for r in compiled.explain().rows if r.type in COUNTED]
-    in_int8 = sum(r.precision == "INT8" for r in rows)
-    refused = compiled.explain().refused()
-    print(f"operations    {in_int8} of {len(rows)} convolutions, matrix products and poolings run in INT8", end="")
-    print(f", {len(refused)} were refused" if refused else "")
-
-
-COUNTED = {"Convolution", "GroupConvolution", "MatMul", "ReduceMean", "AvgPool", "MaxPool", "Concat"}
+    print(f"operations    {compiled.explain().summary().partition(': ')[2]}")
 
 
 def _print_latency(compiled: list[CompiledModel], inputs: list[Array]) -> None:

@@ -33,7 +33,8 @@ ROUNDINGS = ("floor", "ceil", "ceil_torch")
 
 def lowest(dtype: np.dtype[Any]) -> Any:
     """The smallest finite value of `dtype`: what OpenVINO gives for a window without data."""
-    return ml_dtypes.finfo(dtype).min if from_dtype(dtype).is_float else from_dtype(dtype).limits[0]
+    kind = from_dtype(dtype)
+    return ml_dtypes.finfo(dtype).min if kind.is_float else kind.limits[0]  # type: ignore[no-untyped-call]
 
 
 def _pool_shape(
@@ -157,8 +158,13 @@ class MaxPool(Op):
             first = np.arange(tap.shape[axis + 2]) * self.strides[axis] - begin[axis]
             coordinates.append(first.reshape(-1, *(1,) * (tap.ndim - 3 - axis)) + k * self.dilations[axis])
         flat: Array = np.zeros(tap.shape, np.int64)
+        empty: Array = np.zeros((), bool)
+        for axis in range(2, len(shape)):
+            empty = empty | (coordinates[axis] >= shape[axis])
         for axis in range(normalize_axis(self.axis, len(shape)), len(shape)):
-            flat = flat + coordinates[axis] * math.prod(shape[axis + 1 :])
+            # a window without data reports the first element of its plane
+            place = np.where(empty, 0, coordinates[axis]) if axis >= 2 else coordinates[axis]
+            flat = flat + place * math.prod(shape[axis + 1 :])
         return flat
 
     @classmethod
@@ -175,6 +181,8 @@ class MaxPool(Op):
             Case(cls(two, one, one, one, three), (x,), "resnet"),
             Case(cls(two, one, none, none, three, "ceil"), (x,), "ceil"),
             Case(cls(two, one, one, one, three, "ceil_torch"), (x,), "ceil_torch"),
+            Case(cls((4, 5), one, none, none, one, "ceil", "valid"), (x[:, :, :8],), "ceil_without_data"),
+            Case(cls(two, one, none, none, three, "ceil", "same_upper"), (x,), "ceil_same"),
             Case(cls(one, two, none, none, three), (x,), "dilated"),
             Case(cls(two, one, none, none, three, "floor", "same_upper"), (x,), "same_upper"),
             Case(cls(two, one, none, none, three, "floor", "same_lower"), (x,), "same_lower"),
@@ -256,6 +264,7 @@ class AvgPool(Op):
             Case(cls(three, two, none, none, True, "explicit", "ceil"), (x,), "ceil"),
             Case(cls(three, two, one, one, False, "explicit", "ceil"), (x,), "ceil_include"),
             Case(cls(three, two, one, one, False, "explicit", "ceil_torch"), (x,), "ceil_torch"),
+            Case(cls(three, two, none, none, False, "explicit", "ceil"), (x,), "ceil_without_padding"),
             Case(cls(three, two, none, none, True, "same_upper"), (x,), "same_upper"),
             Case(cls(three, two, none, none, False, "same_lower"), (x,), "same_lower"),
             Case(cls((9, 8), one, none, none, False), (x,), "global"),

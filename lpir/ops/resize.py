@@ -234,7 +234,9 @@ class Interpolate(Op):
         by_size = self.shape_calculation_mode == "sizes"
         values = [float(v) for v in np.asarray(wanted).reshape(-1)]
         outs = [int(v) if by_size else scaled(shape[a], v) for a, v in zip(where, values, strict=True)]
-        scales = [o / shape[a] if by_size else v for a, o, v in zip(where, outs, values, strict=True)]
+        # a scale that changes no length moves nothing either
+        from_sizes = [by_size or o == shape[a] for a, o in zip(where, outs, strict=True)]
+        scales = [o / shape[a] if c else v for a, o, v, c in zip(where, outs, values, from_sizes, strict=True)]
         shrinks = any(s < 1 for s in scales)
         steps = []
         for axis, out, scale in zip(where, outs, scales, strict=True):
@@ -284,6 +286,9 @@ class Interpolate(Op):
         scales = np.array([2.0, 1.5], np.float32)
         found += [
             Case(cls("nearest", "scales", "asymmetric", "floor"), (x, scales, axes), "scales"),
+            Case(
+                cls("nearest", "scales", "half_pixel"), (x, scales * np.float32(0.55), axes), "scales_too_small_to_grow"
+            ),
             Case(cls("linear_onnx", "scales", "half_pixel"), (x, scales * np.float32(0.45), axes), "scales_shrink"),
         ]
         return found

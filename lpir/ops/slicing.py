@@ -116,6 +116,7 @@ class Slice(Op):
             case("negative", [-3], [-1], [1], [-1]),
             case("backwards", [huge], [-huge], [-2], [1]),
             case("empty", [3], [1], [1], [1]),
+            case("backwards_from_far_before", [-9], [-huge], [-2], [2]),
             case("several", [0, -1], [huge, -4], [2, -1], [0, 2]),
         ]
 
@@ -268,6 +269,7 @@ class StridedSlice(Op):
                 ((0,) * 3, (0,) * 3, (0,) * 3, (1, 0, 0), (0, 1, 0)),
             ),
             case("reverse", ([0, 0], [0, 0], [-1, -1]), ((1, 1), (1, 1))),
+            case("backwards_from_far_before", ([-9, 0], [-99, 3], [-1, 1]), (none, none)),
             case("clamped", ([-9, 1], [9, 99], [1, 1]), (none, none)),
         ]
 

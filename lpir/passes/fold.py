@@ -21,8 +21,8 @@ RANDOM = frozenset(("RandomUniform", "Multinomial"))
 def fold_constants(model: Model) -> int:
     """Replaces nodes whose outputs are known by Constants, shape computations included; returns how many.
 
-    FakeQuantize and the Convert of a compressed constant (8 bits or fewer, or marked `decompression`) stay, and with
-    them everything that follows from them.
+    FakeQuantize and the Convert of compressed weights (8 bits or fewer and a matrix, or marked `decompression`) stay,
+    and with them everything that follows from them.
     """
     folded = 0
     for node in model.nodes():
@@ -54,8 +54,8 @@ def _is_decompression(node: Node) -> bool:
     source, target = node.inputs[0], node.outputs[0].element_type
     if not isinstance(source.node.op, Constant):
         return False
-    # a Convert of one number is arithmetic, not a weight
-    small = source.element_type.is_integer and source.element_type.bits <= 8 and source.node.op.data.size > 1
+    # numbers and vectors are arithmetic (zero points, quantized batch normalization), not weights
+    small = source.element_type.is_integer and source.element_type.bits <= 8 and source.node.op.data.ndim > 1
     return "decompression" in node.rt_info or (small and target.is_float)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from lpir.ir.graph import Node, Value, known_value
@@ -225,6 +227,34 @@ def power_of_constant(node: Node) -> Value | None:
     return make("Sqrt", x) if exponent == 0.5 else make("Multiply", x, x)
 
 
+def example_padded(x: Value) -> Value:
+    pads = [ints(0, 0, 1, 0), ints(0, 0, 0, 2)]
+    window: dict[str, Any] = {"strides": (1, 1), "dilations": (1, 1), "pads_begin": (0, 1), "pads_end": (0, 0)}
+    padded = make("Pad", x, *pads, constant(0.0, np.float32), pad_mode="constant")
+    return make("Convolution", padded, constant(np.ones((2, 3, 2, 2)), np.float32), **window, auto_pad="explicit")
+
+
+@rewrite("Convolution", "GroupConvolution", example=lambda: sample(example_padded, (1, 3, 4, 4)))
+def pad_into_convolution(node: Node) -> Value | None:
+    """Zeros around the image become the padding of the convolution that reads them."""
+    padded, attributes = node.inputs[0], node.op.attributes()
+    if not is_op(padded, "Pad") or attributes["auto_pad"] not in ("explicit", "valid"):
+        return None
+    pad = padded.node
+    begin, end = known_value(pad.inputs[1]), known_value(pad.inputs[2])
+    zero = len(pad.inputs) < 4 or scalar(pad.inputs[3]) == 0
+    if begin is None or end is None or not zero or pad.op.attributes()["pad_mode"] != "constant":
+        return None
+    if begin[:2].any() or end[:2].any() or begin.min() < 0 or end.min() < 0:
+        return None
+    before = ((0,) * (begin.size - 2),) * 2
+    if attributes["auto_pad"] == "explicit":
+        before = (attributes["pads_begin"], attributes["pads_end"])
+    sums = [tuple(a + int(b) for a, b in zip(p, q[2:], strict=True)) for p, q in zip(before, (begin, end), strict=True)]
+    attributes.update(pads_begin=sums[0], pads_end=sums[1], auto_pad="explicit")
+    return make(node.op.type_name, pad.inputs[0], *node.inputs[1:], **attributes)
+
+
 RULES = (
     drop_identity_reshape,
     drop_identity_transpose,
@@ -241,4 +271,5 @@ RULES = (
     clamp_from_minimum,
     relu_from_maximum,
     power_of_constant,
+    pad_into_convolution,
 )

@@ -21,7 +21,9 @@ class Interpreter(Executable):
         self.model = model
         self.device = device
         self.profile = profile
-        self.order = [n for n in model.nodes() if n.op.type_name not in ("Parameter", "Result")]
+        nodes = [n for n in model.nodes() if n.op.type_name not in ("Parameter", "Result")]
+        self.order = [n for n in nodes if n.op.type_name != "Constant"]
+        self.constants = {id(n.outputs[0]): n.op.eval()[0] for n in nodes if n.op.type_name == "Constant"}
         self.dying = _dying(model, self.order)
 
     def create_runner(self) -> Runner:
@@ -34,7 +36,6 @@ class Interpreter(Executable):
         rows = [
             Row(n.name, n.op.type_name, n.outputs[0].element_type.precision if n.outputs else "-", "eval")
             for n in self.order
-            if n.op.type_name != "Constant"
         ]
         return Explanation(self.device, tuple(rows))
 
@@ -49,7 +50,8 @@ class InterpreterRunner(Runner):
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         exe = self.executable
-        values: dict[int, Array] = {id(v): x for v, x in zip(exe.model.inputs, inputs, strict=True)}
+        values: dict[int, Array] = dict(exe.constants)
+        values |= {id(v): x for v, x in zip(exe.model.inputs, inputs, strict=True)}
         self.times = []
         for node, dying in zip(exe.order, exe.dying, strict=True):
             start = time.perf_counter()

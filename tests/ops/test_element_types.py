@@ -36,7 +36,9 @@ def converted(x: np.ndarray[Any, np.dtype[Any]], of: ElementType) -> np.ndarray[
 @pytest.mark.parametrize("type_name", TYPES)
 @pytest.mark.parametrize("case", CASES)
 def test_every_type_moves_as_int32_does(case: Case, type_name: str) -> None:
-    if type_name in NOT_ORDERED and case.op.type_name in ("TopK", "MaxPool"):
+    unordered = type_name in NOT_ORDERED and case.op.type_name in ("TopK", "MaxPool")
+    # a window without data shows the type's own smallest value
+    if unordered or case.name == "ceil_without_data":
         return
     target = BY_NAME[type_name]
     data = [i for i, x in enumerate(case.inputs) if x.dtype == case.inputs[0].dtype]

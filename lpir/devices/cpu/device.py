@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from threading import Lock
 from typing import Any, ClassVar
 
@@ -41,7 +42,7 @@ class CpuDevice(Device):
     def capabilities(self) -> Capabilities:
         return Capabilities(
             device="CPU",
-            full_name=f"{platform.machine()} CPU, {host_isa().name}",
+            full_name=f"{_processor()} ({host_isa().name})",
             optimization_capabilities=("FP32", "INT8"),
             low_precision=True,
             integer_operations=INTEGER_OPERATIONS,
@@ -163,3 +164,13 @@ def facts(options: Options) -> dict[str, Any]:
         "NUM_STREAMS": options.streams,
         "OPTIMAL_NUMBER_OF_INFER_REQUESTS": options.streams,
     }
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, else the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or f"{platform.machine()} CPU"

@@ -16,6 +16,11 @@ from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import Kernel
 from lpir.ir.graph import Node
 from lpir.ir.op import Op
+from lpir.ir.types import bf16, f16
+from lpir.scalar.expr import Expr
+
+# from this width on x86 has f16c
+AVX_BITS = 256
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,28 @@ def kernels_for(op: type[Op]) -> tuple[Kernel, ...]:
 def choose(node: Node, isa: Isa) -> Choice:
     """The first kernel that applies to `node` on `isa`."""
     refused: dict[str, str] = {}
-    if any(math.prod(v.shape.to_static()) == 0 for v in (*node.inputs, *node.outputs)):
-        return Choice(None, {"native": "a tensor is empty"})
+    why = _beyond(node, isa)
+    if why is not None:
+        return Choice(None, {"native": why})
     for kernel in kernels_for(type(node.op)):
         why = kernel.applies(node, isa)
         if why is None:
             return Choice(kernel, refused)
         refused[kernel.name] = why
     return Choice(None, refused or {"native": f"no kernel for {node.op.type_name}"})
+
+
+def _beyond(node: Node, isa: Isa) -> str | None:
+    """Why no native kernel may run the node at all, or None."""
+    values = (*node.inputs, *node.outputs)
+    if any(math.prod(v.shape.to_static()) == 0 for v in values):
+        return "a tensor is empty"
+    types = {v.element_type for v in values}
+    for name in ("expr", "epilogue"):
+        expr = getattr(node.op, name, None)
+        if isinstance(expr, Expr):
+            types |= {e.type for e in expr.walk()}
+    # without the instructions LLVM calls functions of a run-time library that a process need not have
+    if bf16 in types or (f16 in types and isa.is_x86 and isa.bits < AVX_BITS):
+        return f"{isa.name} does not convert 16-bit floats"
+    return None

@@ -27,13 +27,17 @@ NONSENSE = (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryEr
 
 @dataclass(frozen=True)
 class Quantized:
-    """A tensor of codes that QuantizeLinear made from `real`."""
+    """A tensor of codes that QuantizeLinear made from `real`.
+
+    `rounded`: `real` holds only values that codes stand for.
+    """
 
     real: Value
     scale: Value
     zero_point: Value | None
     element_type: ElementType
     axis: int
+    rounded: bool = False
 
 
 @dataclass

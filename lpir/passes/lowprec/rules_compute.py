@@ -241,9 +241,11 @@ def pool(state: Lowering, node: Node) -> None:
     begin, end = resolved_pads(node)
     kernel, strides = tuple(op.kernel), tuple(op.strides)
     dilations = tuple(getattr(op, "dilations", None) or (1,) * len(kernel))
+    # AvgPool divides by what is there when only rounding up makes windows hang over
+    unpadded = not any(begin) and not any(end)
     end = _ceil_pads(node, kernel, strides, dilations, begin, end)
     quant = state.form(x).quant
-    exclude = bool(getattr(op, "exclude_pad", True)) or is_max
+    exclude = bool(getattr(op, "exclude_pad", True)) or is_max or (unpadded and any(end))
     geometry = (strides, dilations, begin, end, "max" if is_max else "avg", kernel, exclude)
     codes = state.codes(x, True) if quant is not None and quant.is_per_tensor else None
     if codes is None or quant is None:

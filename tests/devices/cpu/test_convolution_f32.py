@@ -32,9 +32,17 @@ def check_convolution(op: LoweredConvolution, inputs: list[Array], isa: Isa, thr
     assert_close(actual, expected, F32_SUM.per(k))
 
 
-def convolution(rank: int, epilogue: Expr, stride: int = 1, dilation: int = 1, begin: int = 0, end: int = 0, groups: int = 1) -> LoweredConvolution:
+def convolution(
+    rank: int, epilogue: Expr, stride: int = 1, dilation: int = 1, begin: int = 0, end: int = 0, groups: int = 1
+) -> LoweredConvolution:
     return LoweredConvolution(
-        (stride,) * rank, (dilation,) * rank, (begin,) * rank, (end,) * rank, groups=groups, x_zero_point=0, epilogue=epilogue
+        (stride,) * rank,
+        (dilation,) * rank,
+        (begin,) * rank,
+        (end,) * rank,
+        groups=groups,
+        x_zero_point=0,
+        epilogue=epilogue,
     )
 
 
@@ -46,7 +54,10 @@ def test_convolution(isa: Isa, data: st.DataObject) -> None:
     groups = data.draw(st.sampled_from([1, 1, 2, 3]))
     c, o = (groups * data.draw(st.sampled_from([1, 3, 4, 17])), groups * data.draw(st.sampled_from([1, 5, 16, 24, 50])))
     kernel = tuple(data.draw(st.integers(1, 3)) for _ in range(rank))
-    draw = {name: data.draw(st.integers(lo, hi)) for name, lo, hi in [("stride", 1, 2), ("dilation", 1, 2), ("begin", 0, 2), ("end", 0, 2)]}
+    draw = {
+        name: data.draw(st.integers(lo, hi))
+        for name, lo, hi in [("stride", 1, 2), ("dilation", 1, 2), ("begin", 0, 2), ("end", 0, 2)]
+    }
     spatial = tuple(data.draw(st.integers(5, 9)) for _ in range(rank))
     op = convolution(rank, RELU6, groups=groups, **draw)
     x, w = normal((data.draw(st.integers(1, 2)), *spatial, c)), normal((*kernel, c // groups, o), 1)
@@ -56,7 +67,10 @@ def test_convolution(isa: Isa, data: st.DataObject) -> None:
 @ISAS
 def test_typical_layers(isa: Isa) -> None:
     for shape, kernel, o, stride, pad in [
-        ((1, 28, 28, 96), 1, 24, 1, 0), ((1, 7, 7, 160), 1, 320, 1, 0), ((1, 14, 14, 32), 3, 64, 1, 1), ((1, 33, 33, 3), 3, 32, 2, 1),
+        ((1, 28, 28, 96), 1, 24, 1, 0),
+        ((1, 7, 7, 160), 1, 320, 1, 0),
+        ((1, 14, 14, 32), 3, 64, 1, 1),
+        ((1, 33, 33, 3), 3, 32, 2, 1),
     ]:
         x, w = normal(shape), normal((kernel, kernel, shape[-1], o), 1)
         check_convolution(convolution(2, RELU6, stride=stride, begin=pad, end=pad), [x, w, normal((o,), 2)], isa, 2)
@@ -111,7 +125,9 @@ def test_attention_and_gelu(isa: Isa) -> None:
     mask = normal((1, 1, 1, 33), 2)
     check_matmul(LoweredMatMul(True, 0, 0, ACC * 0.17 + BIAS), [q, k, mask], isa, 2, ())
     gelu = (ACC + BIAS) * 0.5 * (erf((ACC + BIAS) * 0.70710678) + 1.0)
-    check_matmul(LoweredMatMul(False, 0, 0, gelu), [normal((1, 33, 64)), normal((64, 100), 1), normal((100,), 2)], isa, 2, (1, 2))
+    check_matmul(
+        LoweredMatMul(False, 0, 0, gelu), [normal((1, 33, 64)), normal((64, 100), 1), normal((100,), 2)], isa, 2, (1, 2)
+    )
     masks = normal((2, 1, 1, 33), 2)
     q2, k2 = normal((2, 3, 33, 32)), normal((2, 3, 33, 32), 1)
     check_matmul(LoweredMatMul(True, 0, 0, ACC * 0.17 + BIAS), [q2, k2, masks], isa, 2, ())

@@ -14,7 +14,22 @@ from lpir.devices.cpu.kernels.elementwise import KERNELS
 from lpir.ir.types import ElementType, boolean, f32, i8, i32, i64, u8
 from lpir.ops.lowered import Elementwise
 from lpir.scalar.expr import (
-    Expr, absolute, apply, bitcast, cast, clamp, equal, erf, exp, floor, greater, input_, less, rint_i32, select, sqrt,
+    Expr,
+    absolute,
+    apply,
+    bitcast,
+    cast,
+    clamp,
+    equal,
+    erf,
+    exp,
+    floor,
+    greater,
+    input_,
+    less,
+    rint_i32,
+    select,
+    sqrt,
     tanh,
 )
 from tests.devices.cpu.harness import HOST_ISAS, Array, run
@@ -53,7 +68,10 @@ TYPED = {
     "quantize": (cast(rint_i32(clamp(X * 3.7, -12.0, 243.0)) + 12, u8), [f32]),
     "dequantize": (cast(cast(input_(0, u8), i32) - 128, f32) * 0.02, [u8]),
     "requantize": (cast(rint_i32(clamp(cast(input_(0, u8), f32) * 0.7, 0.0, 255.0)), u8), [u8]),
-    "add codes": (cast(rint_i32(clamp(cast(input_(0, u8), f32) * 0.5 + cast(input_(1, u8), f32) * 0.3, 0.0, 255.0)), u8), [u8, u8]),
+    "add codes": (
+        cast(rint_i32(clamp(cast(input_(0, u8), f32) * 0.5 + cast(input_(1, u8), f32) * 0.3, 0.0, 255.0)), u8),
+        [u8, u8],
+    ),
     "unfused": (X * Y + Z, [f32, f32, f32]),
     "gelu": (X * 0.5 * (erf(X * 0.70710678) + 1.0), [f32]),
     "swish": (X / (exp(-X) + 1.0), [f32]),

@@ -22,10 +22,18 @@ def normal(shape: tuple[int, ...], seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def check(x: Array, kernel: tuple[int, ...], isa: Isa, stride: int, dilation: int, pads: tuple[int, int], threads: int) -> None:
+def check(
+    x: Array, kernel: tuple[int, ...], isa: Isa, stride: int, dilation: int, pads: tuple[int, int], threads: int
+) -> None:
     rank, c = len(kernel), x.shape[-1]
     op = LoweredConvolution(
-        (stride,) * rank, (dilation,) * rank, (pads[0],) * rank, (pads[1],) * rank, groups=c, x_zero_point=0, epilogue=RELU6
+        (stride,) * rank,
+        (dilation,) * rank,
+        (pads[0],) * rank,
+        (pads[1],) * rank,
+        groups=c,
+        x_zero_point=0,
+        epilogue=RELU6,
     )
     inputs = [x, normal((*kernel, 1, c), 1), normal((c,), 2)]
     (actual,) = run(KERNELS[0], op, inputs, isa, threads, (1, 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +22,7 @@ ISAS = pytest.mark.parametrize("isa", HOST_ISAS, ids=lambda isa: isa.name)
 
 @ISAS
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.float32, np.bool_, np.int64])
-def test_table(isa: Isa, dtype: object) -> None:
+def test_table(isa: Isa, dtype: Any) -> None:
     rng = np.random.default_rng(0)
     table = rng.integers(0, 256, 256).astype(dtype)
     for length in (1, 63, 64, 65, 1000):
@@ -32,7 +34,8 @@ def test_table(isa: Isa, dtype: object) -> None:
 
 
 def gather(x: Array, indices: Array, axis: int, isa: Isa, threads: int = 1, batch: int = 0) -> None:
-    op: Op = REGISTRY["Gather"](batch)
+    kind: Any = REGISTRY["Gather"]
+    op: Op = kind(batch)
     inputs = [x, indices, np.asarray(axis)]
     assert_close(run(GATHERS[0], op, inputs, isa, threads, (2,))[0], op.eval(*inputs)[0], EXACT)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -30,9 +32,10 @@ def check(operation: Op, inputs: list[Array], isa: Isa, threads: int = 1, moving
         assert_close(a, e, EXACT)
 
 
-def numbered(shape: tuple[int, ...], dtype: object) -> Array:
+def numbered(shape: tuple[int, ...], dtype: Any) -> Array:
     rng = np.random.default_rng(0)
-    return rng.integers(0, 2 if dtype == np.bool_ else 120, shape).astype(dtype)
+    x: Array = rng.integers(0, 2 if dtype == np.bool_ else 120, shape).astype(dtype)
+    return x
 
 
 @ISAS
@@ -48,7 +51,7 @@ def test_transpose(isa: Isa, data: st.DataObject) -> None:
 @ISAS
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8, 24, 65])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
-def test_image_layouts(isa: Isa, dtype: object, channels: int) -> None:
+def test_image_layouts(isa: Isa, dtype: Any, channels: int) -> None:
     for pixels in (3, 31, 113):
         check(op("Transpose"), [numbered((2, channels, pixels), dtype), np.asarray([0, 2, 1])], isa, 2)
         check(op("Transpose"), [numbered((2, pixels, channels), dtype), np.asarray([0, 2, 1])], isa, 2)
@@ -63,7 +66,9 @@ def test_slice(isa: Isa, data: st.DataObject) -> None:
     stop = [data.draw(st.integers(-n - 1, n + 1)) for n in shape]
     step = [data.draw(st.sampled_from([1, 1, 2, 3, -1, -2])) for _ in shape]
     x = numbered(shape, data.draw(st.sampled_from(DTYPES)))
-    check(op("Slice"), [x, np.asarray(start), np.asarray(stop), np.asarray(step)], isa, data.draw(st.sampled_from([1, 2])))
+    check(
+        op("Slice"), [x, np.asarray(start), np.asarray(stop), np.asarray(step)], isa, data.draw(st.sampled_from([1, 2]))
+    )
 
 
 @ISAS

@@ -61,7 +61,9 @@ def test_normalize(isa: Isa, data: st.DataObject) -> None:
     x = normal(shape) + 3
     (actual,) = run(NORMALIZE, op, [x, gamma, beta], isa, data.draw(st.sampled_from([1, 2])))
     # the subtraction of the mean cancels: errors are relative to the input, and small deviations enlarge them
-    deviation = max(float(x.reshape(*shape[: len(shape) - axes], -1).std(-1).min()), 3e-3) if op.normalize_variance else 1.0
+    deviation = (
+        max(float(x.reshape(*shape[: len(shape) - axes], -1).std(-1).min()), 3e-3) if op.normalize_variance else 1.0
+    )
     assert_close(actual, op.eval(x, gamma, beta)[0], F32_SUM.per(int(np.prod(shape)) + int((30 / deviation) ** 2)))
 
 

@@ -1,7 +1,7 @@
 """Copies between strided views of two arrays: what every operation that only moves elements comes down to.
 
-A view is a pointer and strides in elements; the copy's loops are ordered by the destination and merged. The two innermost
-loops, `rows` and `cols`, decide the form:
+A view is a pointer and strides in elements; the copy's loops are ordered by the destination and merged. The two
+innermost loops, `rows` and `cols`, decide the form:
 
 * run: columns are contiguous on both sides: whole runs of bytes;
 * splat: the source stands still along the columns;
@@ -95,7 +95,7 @@ def choose_form(isa: Isa, size: int, nest: Nest) -> tuple[Form, Nest]:
         return Form("strided", size, nest.rank), nest
     moved = [d for d in range(nest.rank - 1) if d != rows]
     nest = _permuted(nest, [*moved, rows, nest.rank - 1])
-    (row_x, col_x), (row_out, col_out) = (s[-2:] for s in nest.strides)
+    col_x, row_out = nest.strides[0][-1], nest.strides[1][-2]
     height, lanes = nest.sizes[-2], isa.bits // 8 // size
     if cols in PLANES and row_out == cols and height >= lanes:
         return Form("interleave", size, nest.rank, cols), nest
@@ -121,13 +121,16 @@ def _block(isa: Isa, size: int, least: int) -> int:
 def kernel(isa: Isa, form: Form) -> Code:
     """Parameters: pointers, loop sizes `n<loop>`, byte strides `x<loop>` and `o<loop>`, and how work is cut."""
     loops = range(form.rank)
-    f = Function(f"copy_{form.kind}", {
-        **{"x": "ptr", "out": "ptr"},
-        **dict.fromkeys(("rows", "cols", "row_chunk", "row_chunks", "col_chunk", "col_chunks", "outer"), "i64"),
-        **{f"x{d}": "i64" for d in loops},
-        **{f"o{d}": "i64" for d in loops},
-        **{f"n{d}": "i64" for d in loops[:-2]},
-    })
+    f = Function(
+        f"copy_{form.kind}",
+        {
+            **{"x": "ptr", "out": "ptr"},
+            **dict.fromkeys(("rows", "cols", "row_chunk", "row_chunks", "col_chunk", "col_chunks", "outer"), "i64"),
+            **{f"x{d}": "i64" for d in loops},
+            **{f"o{d}": "i64" for d in loops},
+            **{f"n{d}": "i64" for d in loops[:-2]},
+        },
+    )
     pieces = f.mul(f.p["row_chunks"], f.p["col_chunks"])
     first, last = f.my_range(f.mul(f.p["outer"], pieces))
     with f.loop(first, last, name="item") as item:
@@ -161,7 +164,12 @@ class _Body:
         self.f, self.isa, self.form, self.x, self.out = f, isa, form, x, out
         self.lanes = isa.bits // 8 // form.size
         row, col = form.rank - 2, form.rank - 1
-        self.row_x, self.row_out, self.col_x, self.col_out = f.p[f"x{row}"], f.p[f"o{row}"], f.p[f"x{col}"], f.p[f"o{col}"]
+        self.row_x, self.row_out, self.col_x, self.col_out = (
+            f.p[f"x{row}"],
+            f.p[f"o{row}"],
+            f.p[f"x{col}"],
+            f.p[f"o{col}"],
+        )
 
     def emit(self, rows: Bounds, cols: Bounds) -> None:
         f, kind = self.f, self.form.kind
@@ -172,7 +180,11 @@ class _Body:
         if kind == "deinterleave":
             return self._planes(cols, self._deinterleave, self.col_x, self.col_out)
         forms: dict[str, Callable[[Value, Value, Bounds], None]] = {
-            "fixed": self._fixed, "run": self._run, "short": self._short, "splat": self._splat, "strided": self._strided,
+            "fixed": self._fixed,
+            "run": self._run,
+            "short": self._short,
+            "splat": self._splat,
+            "strided": self._strided,
         }
         with f.loop(*rows, name="row") as r:
             forms[kind](f.gep(self.x, f.mul(r.index, self.row_x)), f.gep(self.out, f.mul(r.index, self.row_out)), cols)

@@ -109,13 +109,16 @@ def kernel(isa: Isa, expr: Expr, types: tuple[ElementType, ...], rank: int, movi
     outer, kinds = range(rank - 1), expr.inputs()
     constants = max(kinds, default=-1) + 1 - len(types)
     names = [f"x{i}" for i in range(len(types))]
-    f = Function("elementwise", {
-        **dict.fromkeys((*names, "out"), "ptr"),
-        **dict.fromkeys(("length", "chunk", "chunks", "rows"), "i64"),
-        **{f"n{d}": "i64" for d in outer},
-        **{f"s{i}_{d}": "i64" for i in range(len(types)) for d in outer},
-        **{f"c{i}": "float" if kinds[len(types) + i] == f32 else "i32" for i in range(constants)},
-    })
+    f = Function(
+        "elementwise",
+        {
+            **dict.fromkeys((*names, "out"), "ptr"),
+            **dict.fromkeys(("length", "chunk", "chunks", "rows"), "i64"),
+            **{f"n{d}": "i64" for d in outer},
+            **{f"s{i}_{d}": "i64" for i in range(len(types)) for d in outer},
+            **{f"c{i}": "float" if kinds[len(types) + i] == f32 else "i32" for i in range(constants)},
+        },
+    )
     leaves = Leaves(f, types, moving, [f.p[f"c{i}"] for i in range(constants)])
     first, last = f.my_range(f.mul(f.p["rows"], f.p["chunks"]))
     with f.loop(first, last, name="item") as item:
@@ -245,9 +248,9 @@ class ElementwiseKernel(Kernel):
                 data = constant_data(v)
                 if repeat > 1 and data is not None and data.size > 1 and nest.strides[i][0] == 0:
                     refs[i] = ctx.constant(np.tile(np.ascontiguousarray(data).reshape(-1), repeat))
-            nest = Nest((nest.sizes[0] // repeat, nest.sizes[1] * repeat), tuple(
-                (s[0] * repeat, s[1]) for s in nest.strides
-            ))
+            nest = Nest(
+                (nest.sizes[0] // repeat, nest.sizes[1] * repeat), tuple((s[0] * repeat, s[1]) for s in nest.strides)
+            )
         expr = _renumber(expr, used)
         return [run(isa, expr, [v.element_type for v in values], refs, ctx.ref(node.output), nest, ctx.threads)]
 

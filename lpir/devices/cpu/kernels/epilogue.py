@@ -12,7 +12,7 @@ share one kernel. Reads are whole vectors: every operand buffer needs 64 readabl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,6 +77,11 @@ class Epilogue:
         self.expr, self.constants = lift_constants(expr, 1 + len(self.operands))
         self.type = u8 if saturate else expr.type
         self._fixed: dict[int, Value] = {}
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for epilogues that print the same text."""
+        return self.expr, self.operands, self.saturate
 
     @property
     def ends_in_bytes(self) -> bool:

@@ -1,9 +1,9 @@
 """Float32 depthwise convolution of any rank, channels last, any epilogue.
 
-A unit of work is one output row of one vector of channels. It reads `R = prod(kernel[:-1])` input rows, named by an offset
-table (-1: padding), and keeps a tile of neighboring output columns in registers, so that a loaded column serves every
-output it lies under. Rows and columns outside the input are read from a vector of zeros: no padded copy; a tile that lies
-inside does not ask. Fused multiply-adds, taps in row-major order.
+A unit of work is one output row of one vector of channels. It reads `R = prod(kernel[:-1])` input rows, named by an
+offset table (-1: padding), and keeps a tile of neighboring output columns in registers, so that a loaded column serves
+every output it lies under. Rows and columns outside the input are read from a vector of zeros: no padded copy; a tile
+that lies inside does not ask. Fused multiply-adds, taps in row-major order.
 
 Reads are whole vectors: input and operands need 64 readable bytes behind their end. The last tile and the last vector
 overlap their neighbors, so the output must not share memory with an operand.
@@ -38,7 +38,7 @@ MAX_TAPS = 121  # taps are unrolled
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What is compiled in: `rows` taps outside the last axis, `width` taps along it, and `tile` output columns at once."""
+    """What is compiled in: `rows` taps outside the last axis, `width` along it, `tile` output columns at once."""
 
     rows: int
     width: int
@@ -75,7 +75,9 @@ class _Printer:
         self.type = vector_of("float", self.lanes)
         numbers = ("channels", "blocks", "rows", "columns", "in_columns", "pad")
         params = {
-            **dict.fromkeys(("x", "table", "zeros", "w", "out"), "ptr"), **dict.fromkeys(numbers, "i64"), **epilogue.params(),
+            **dict.fromkeys(("x", "table", "zeros", "w", "out"), "ptr"),
+            **dict.fromkeys(numbers, "i64"),
+            **epilogue.params(),
         }
         self.f = Function(f"fdepthwise_{isa.name}_{shape.rows}x{shape.width}s{shape.stride}", params)
         self.size = element_bytes(epilogue.type)
@@ -141,9 +143,7 @@ class _Printer:
         f, s = self.f, self.shape
         sums = [f.zeros(self.type)] * s.tile
         for r in range(s.rows):
-            weights = [
-                f.load(self.type, f.gep(w, (r * s.width + k) * self.lanes * 4), 4) for k in range(s.width)
-            ]
+            weights = [f.load(self.type, f.gep(w, (r * s.width + k) * self.lanes * 4), 4) for k in range(s.width)]
             for c in s.columns:
                 x = column(r, c)
                 for t in range(s.tile):
@@ -211,7 +211,10 @@ class DepthwiseF32(Kernel):
         table = row_table((*x[:-1], 4 * x[-1]), out, size, op.strides, op.dilations, op.pads_begin)
         values = {
             **{"x": ctx.ref(node.inputs[0]), "out": ctx.ref(node.output), "table": ctx.constant(table)},
-            **{"zeros": ctx.constant(np.zeros(16, np.float32)), "w": ctx.constant(pack(w.reshape(taps, channels), isa.lanes()))},
+            **{
+                "zeros": ctx.constant(np.zeros(16, np.float32)),
+                "w": ctx.constant(pack(w.reshape(taps, channels), isa.lanes())),
+            },
             **{"channels": channels, "blocks": -(-channels // isa.lanes()), "rows": len(table), "columns": out[-2]},
             **{"in_columns": x[-2], "pad": op.pads_begin[-1]},
             **epilogue.values([bind_operand(v, out, ctx) for v in operands]),

@@ -8,11 +8,11 @@ For group `g`, row (output pixel) `m` and channel `n`:
 A group is a group of a convolution (channel `g * N + n` of row `m`) or one matrix of a batch (row `g * M + m`). Rows of
 `x`, of the output and of tensor operands are a byte stride or an int32 table of byte offsets (`Rows`).
 
-`w` is packed when it is constant: `[G, blocks, K, vectors * lanes]`, so that a step of the inner loop reads one run. Else
-it is read where it is, as rows of `[K, N]`.
+`w` is packed when it is constant: `[G, blocks, K, vectors * lanes]`, so that a step of the inner loop reads one run.
+Else it is read where it is, as rows of `[K, N]`.
 
-Reads are whole vectors: every buffer needs 64 readable bytes behind its end. The last row tile and the last vector overlap
-their neighbors, so some outputs are computed and stored twice: the output must not share memory with an input.
+Reads are whole vectors: every buffer needs 64 readable bytes behind its end. The last row tile and the last vector
+overlap their neighbors, so some outputs are computed and stored twice: the output must not share memory with an input.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ INLINE_EPILOGUE = 300
 class Form:
     """What is compiled into a kernel besides its tile and epilogue.
 
-    `packed`: how `w` lies in memory; `taps`: whether there is more than one run of channels; `narrow`: fewer channels than
-    lanes; `x_table`: rows of `x` are found by a table; `unroll`: steps a round of the inner loop.
+    `packed`: how `w` lies in memory; `taps`: whether there is more than one run of channels; `narrow`: fewer channels
+    than lanes; `x_table`: rows of `x` are found by a table; `unroll`: steps a round of the inner loop.
     """
 
     packed: bool
@@ -113,7 +113,16 @@ def unroll_of(tile: Tile, channels: int) -> int:
     return max(u for u in (1, 2, 4) if u <= wanted and channels % u == 0)
 
 
-def step(isa: Isa, shape: Shape, tile: Tile, form: Form, epilogue: Expr, operands: Sequence[Operand], call: Call, threads: int) -> Step:
+def step(
+    isa: Isa,
+    shape: Shape,
+    tile: Tile,
+    form: Form,
+    epilogue: Expr,
+    operands: Sequence[Operand],
+    call: Call,
+    threads: int,
+) -> Step:
     """The step that computes a product."""
     made, printer = kernel(isa, tile, form, epilogue, tuple(operands))
     lanes = isa.lanes()
@@ -217,7 +226,7 @@ class _Printer:
         self._store(sums, f.add(row, first), channels)
 
     def _run(self, pointers: list[Value], offset: Value, carried: list[Value]) -> list[Value]:
-        """Adds the products of one run of channels, `offset` bytes behind the row pointers. Carries `w` and the sums."""
+        """Adds the products of one run of channels, `offset` bytes behind the rows. Carries `w` and the sums."""
         f, unroll = self.f, self.form.unroll
         end = f.add(offset, f.mul(f.p["channels"], 4))
         with f.loop(offset, end, 4 * unroll, carried=carried, nonempty=True, name="c") as c:
@@ -249,10 +258,10 @@ class _Printer:
         stored = f.alloca(self.type, rows * vectors)
         for i, x in enumerate(sums):
             f.store(x, f.gep(stored, i, self.type), 64)
-        with f.loop(0, rows, name="out") as r:
+        with f.loop(0, rows, name="out") as row:
             for j, n in enumerate(channels):
-                x = f.load(self.type, f.gep(stored, f.add(f.mul(r.index, vectors), j), self.type), 4)
-                self._finish(x, self.epilogue.vectors(f, n, self.lanes), f.add(first, r.index), n)
+                x = f.load(self.type, f.gep(stored, f.add(f.mul(row.index, vectors), j), self.type), 4)
+                self._finish(x, self.epilogue.vectors(f, n, self.lanes), f.add(first, row.index), n)
 
     def _finish(self, x: Value, leaves: dict[int, Value], row: Value, n: Value) -> None:
         f = self.f

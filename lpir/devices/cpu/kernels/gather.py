@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lpir.devices.cpu.codegen.abi import F32, Ref
 from lpir.devices.cpu.codegen.abi import Kernel as Code
 from lpir.devices.cpu.codegen.emitter import Function
 from lpir.devices.cpu.isa import Isa
@@ -24,10 +25,11 @@ FIXED_RUNS = (1, 2, 4, 8, 16, 32, 64)
 
 @functools.lru_cache(maxsize=64)
 def kernel(index_type: str, run: int) -> Code:
-    """Parameters: `x [batch, outer, length, run bytes]`, `indices [batch, count]`, `out [batch, outer, count, run bytes]`.
+    """Parameters: `x [batch, outer, length, run bytes]`, `indices [batch, count]`, `out [batch, outer, count, run
+    bytes]`.
 
-    `run`: bytes of a run if compiled in, 0 for a parameter. An index outside the axis is taken to its nearest end, so that
-    nothing outside of `x` is read.
+    `run`: bytes of a run if compiled in, 0 for a parameter. An index outside the axis is taken to its nearest end, so
+    that nothing outside of `x` is read.
     """
     sizes = ("batch", "outer", "length", "count", "run")
     f = Function("gather", {"x": "ptr", "indices": "ptr", "out": "ptr", **dict.fromkeys(sizes, "i64")})
@@ -71,7 +73,7 @@ class GatherKernel(Kernel):
         batch = int(node.op.attributes().get("batch_dims", 0))
         batch += len(places) if batch < 0 else 0
         run = math.prod(shape[axis + 1 :]) * (element_size(x.element_type) or 1)
-        values = {
+        values: dict[str, int | float | F32 | Ref] = {
             **{"x": ctx.ref(x), "indices": ctx.ref(indices), "out": ctx.ref(node.output)},
             **{"batch": math.prod(shape[:batch]), "outer": math.prod(shape[batch:axis]), "length": shape[axis]},
             **{"count": math.prod(places[batch:]), "run": run},

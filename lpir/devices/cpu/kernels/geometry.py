@@ -63,9 +63,7 @@ def collapse(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> Nest:
 def reorder(nest: Nest, by: int) -> Nest:
     """The nest with loops sorted so that array number `by` is walked through in memory order, then merged."""
     order = sorted(range(nest.rank), key=lambda i: -abs(nest.strides[by][i]))
-    return collapse(
-        [nest.sizes[i] for i in order], [[s[i] for i in order] for s in nest.strides]
-    )
+    return collapse([nest.sizes[i] for i in order], [[s[i] for i in order] for s in nest.strides])
 
 
 def chunks_of(rows: int, length: int, threads: int, least: int) -> tuple[int, int]:

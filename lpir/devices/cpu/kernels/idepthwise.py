@@ -32,7 +32,7 @@ from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.isa.dots import pmaddwd
 from lpir.devices.cpu.kernels.epilogue import Epilogue, element_bytes, row_pointer, store_lanes
-from lpir.devices.cpu.kernels.interleave import interleave, lane_order, pack_bytes, to_lane_order, to_memory_order
+from lpir.devices.cpu.kernels.interleave import Interleaved, lane_order, pack_bytes, to_lane_order, to_memory_order
 from lpir.ir.types import i32
 from lpir.scalar.expr import Expr
 
@@ -157,10 +157,7 @@ class _Printer:
         waiting = [list(self.init) for _ in range(s.carried)]
         if s.dilation == 1:
             for c in range(max(0, s.width - s.stride)):
-                column = self._column(f.const("i64", c))
-                for i in range(s.carried):
-                    if c - i * s.stride >= 0:
-                        waiting[i] = self._add(waiting[i], column, c - i * s.stride)
+                self._add(waiting, self._column(f.const("i64", c)), c)
         flat = [v for sums in waiting for v in sums]
         with f.loop(0, f.p["columns"], carried=flat, nonempty=True, name="column") as x:
             sums = [x.values[4 * i : 4 * i + 4] for i in range(s.carried)] + [list(self.init)]
@@ -173,13 +170,10 @@ class _Printer:
         f, s = self.f, self.shape
         fresh = range(max(0, s.width - s.stride), s.width) if s.dilation == 1 else range(s.width)
         for k in fresh:
-            column = self._column(f.add(left, k * s.dilation))
-            for i in range(len(sums)):
-                if k - i * s.stride >= 0:
-                    sums[i] = self._add(sums[i], column, k - i * s.stride)
+            self._add(sums, self._column(f.add(left, k * s.dilation)), k)
 
-    def _column(self, at: Value) -> list[list[Value]]:
-        """The interleaved bytes of one column, counted from the left padding: for each group of rows four vectors."""
+    def _column(self, at: Value) -> list[Interleaved]:
+        """The interleaved bytes of one column, counted from the left padding: an entry for each group of rows."""
         f, p = self.f, self.f.p
         x = f.sub(at, p["pad"])
         inside = f.icmp("ult", x, p["in_columns"])
@@ -188,22 +182,26 @@ class _Printer:
             pointer = f.select(inside, f.gep(base, f.mul(x, step)), p["zeros"])
             loaded.append(f.load(self.raw_type, pointer))
         size = 2 if self.words else 4
-        return [interleave(f, loaded[i : i + size], self.words) for i in range(0, len(loaded), size)]
+        return [Interleaved.of(f, loaded[i : i + size], self.words) for i in range(0, len(loaded), size)]
 
-    def _add(self, sums: list[Value], column: list[list[Value]], tap: int) -> list[Value]:
-        """`sums` plus a column under tap `tap`."""
-        f, out = self.f, list(sums)
-        for g, vectors in enumerate(column):
-            for v, bytes_ in enumerate(vectors):
-                offset = ((tap * len(self.groups) + g) * 4 + v) * self.block
-                w = f.load(self.raw_type, f.gep(self.w, offset))
-                if self.words:
-                    wide = vector_of("i16", self.block // 2)
-                    a, b = f.convert("bitcast", bytes_, wide), f.convert("bitcast", w, wide)
-                    out[v] = f.add(out[v], pmaddwd(f, a, b))
-                else:
-                    out[v] = self.isa.dot(f, out[v], bytes_, w)
-        return out
+    def _add(self, sums: list[list[Value]], column: list[Interleaved], tap: int) -> None:
+        """Adds a column to `sums[i]`, where it lies under tap `tap - i * stride`; one vector at a time."""
+        taps = [tap - i * self.shape.stride for i in range(len(sums))]
+        for v in range(4):
+            for g, rows in enumerate(column):
+                bytes_ = rows.vector(self.f, v)
+                for i, t in enumerate(taps):
+                    if t >= 0:
+                        sums[i][v] = self._dot(sums[i][v], bytes_, ((t * len(self.groups) + g) * 4 + v) * self.block)
+
+    def _dot(self, acc: Value, a: Value, offset: int) -> Value:
+        """`acc` plus the products of `a` with the weights at `offset`."""
+        f = self.f
+        w = f.load(self.raw_type, f.gep(self.w, offset))
+        if not self.words:
+            return self.isa.dot(f, acc, a, w)
+        wide = vector_of("i16", self.block // 2)
+        return f.add(acc, pmaddwd(f, f.convert("bitcast", a, wide), f.convert("bitcast", w, wide)))
 
     def _store(self, sums: list[Value], m: Value) -> None:
         """Finishes one output pixel."""

@@ -7,6 +7,7 @@ holds channel `16 * (l // 4) + 4 * v + l % 4`. Packing the four vectors to bytes
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,24 +37,36 @@ def _unpack(f: Function, a: Value, b: Value, high: bool) -> Value:
     return f.shuffle(a, b, indices)
 
 
-def interleave(f: Function, rows: Sequence[Value], words: bool) -> list[Value]:
-    """One to four rows of u8 as four vectors of bytes: lane = rows' bytes of a channel, zeros behind them.
+@dataclass(frozen=True)
+class Interleaved:
+    """One to four rows of u8 on their way to four vectors of bytes: lane = rows' bytes of a channel, zeros behind them.
 
-    `words`: one or two rows, each byte followed by a zero byte (16-bit lanes).
+    With `words`, one or two rows, each byte followed by a zero byte (16-bit lanes). A vector is made when it is asked
+    for, so that only one needs a register.
     """
-    raw = rows[0].type
-    zero = f.zeros(raw)
-    full = [*rows, *[zero] * (4 - len(rows))]
-    first = [_unpack(f, full[0], full[1], high) for high in (False, True)]
-    if words:
-        return [_unpack(f, half, zero, high) for half in first for high in (False, True)]
-    wide = vector_of("i16", rows[0].lanes // 2)
-    out = []
-    second = [_unpack(f, full[2], full[3], high) for high in (False, True)] if len(rows) > 2 else [zero, zero]
-    for a, b in zip(first, second, strict=True):
-        low, up = f.convert("bitcast", a, wide), f.convert("bitcast", b, wide)
-        out += [f.convert("bitcast", _unpack(f, low, up, high), raw) for high in (False, True)]
-    return out
+
+    words: bool
+    halves: list[tuple[Value, Value]]
+
+    @staticmethod
+    def of(f: Function, rows: Sequence[Value], words: bool) -> Interleaved:
+        zero = f.zeros(rows[0].type)
+        full = [*rows, *[zero] * (4 - len(rows))]
+        first = [_unpack(f, full[0], full[1], high) for high in (False, True)]
+        if words or len(rows) <= 2:
+            second = [zero, zero]
+        else:
+            second = [_unpack(f, full[2], full[3], high) for high in (False, True)]
+        return Interleaved(words, list(zip(first, second, strict=True)))
+
+    def vector(self, f: Function, v: int) -> Value:
+        """Vector `v` of the four."""
+        a, b = self.halves[v // 2]
+        if self.words:
+            return _unpack(f, a, b, bool(v % 2))
+        wide = vector_of("i16", a.lanes // 2)
+        whole = _unpack(f, f.convert("bitcast", a, wide), f.convert("bitcast", b, wide), bool(v % 2))
+        return f.convert("bitcast", whole, a.type)
 
 
 def to_lane_order(f: Function, x: Value, lanes: int) -> list[Value]:

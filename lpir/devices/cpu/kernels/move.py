@@ -1,7 +1,7 @@
 """Operations that only move elements, each as one or more strided copies (`copy.py`).
 
-Where the reference, run on the numbers of the elements instead of their values, gives an affine map, those are the strides:
-so the reference itself says what Transpose, Slice, StridedSlice, Split, Broadcast and the rest mean.
+Where the reference, run on the numbers of the elements instead of their values, gives an affine map, those are the
+strides: so the reference itself says what Transpose, Slice, StridedSlice, Split, Broadcast and the rest mean.
 """
 
 from __future__ import annotations
@@ -197,9 +197,7 @@ class Pad(Kernel):
         mode = str(node.op.attributes()["pad_mode"])
         size = element_size(x.element_type) or 1
         value = ctx.constant(np.zeros(8, np.uint8)) if len(node.inputs) < 4 else ctx.ref(node.inputs[3])
-        axes = [
-            segments(padded_places(n, b, e, mode)) for n, b, e in zip(shape_of(x), begins, ends, strict=True)
-        ]
+        axes = [segments(padded_places(n, b, e, mode)) for n, b, e in zip(shape_of(x), begins, ends, strict=True)]
         return gather_segments(isa, size, ctx.ref(x), shape_of(x), ctx.ref(out), axes, value, ctx.threads)
 
 
@@ -252,12 +250,12 @@ def _pieces(axes: Sequence[Sequence[Segment]]) -> list[tuple[Segment, ...]]:
         return [()]
     rest = _pieces(axes[1:])
     whole = tuple(Segment(0, sum(s.count for s in axis), 0) for axis in axes[1:])
-    return [
-        (first, *later) for first in axes[0] for later in (rest if first.source is not None else [whole])
-    ]
+    return [(first, *later) for first in axes[0] for later in (rest if first.source is not None else [whole])]
 
 
-def materialize(isa: Isa, size: int, x: Ref, shape: Sequence[int], to: Sequence[int], out: Ref, threads: int) -> list[Step]:
+def materialize(
+    isa: Isa, size: int, x: Ref, shape: Sequence[int], to: Sequence[int], out: Ref, threads: int
+) -> list[Step]:
     """The steps that broadcast dense `x` of `shape` to the dense `out` of shape `to`."""
     return copy(isa, size, to, View(x, broadcast_strides(shape, to)), View(out, dense_strides(to)), threads)
 

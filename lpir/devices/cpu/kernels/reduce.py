@@ -1,8 +1,8 @@
 """Sums, maxima, minima and products over any axes.
 
 The axes are merged into `[outer, reduced, inner]`: with `inner > 1` vectors run along what is kept (global pooling of
-channels-last data), else along what is reduced. Other arrangements are copied first. The result goes to memory as int32 or
-float32 and the epilogue runs over it as an elementwise step: it is small.
+channels-last data), else along what is reduced. Other arrangements are copied first. The result goes to memory as
+int32 or float32 and the epilogue runs over it as an elementwise step: it is small.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
+from lpir.devices.cpu.codegen.abi import F32, Ref
 from lpir.devices.cpu.codegen.abi import Kernel as Code
-from lpir.devices.cpu.codegen.abi import Ref
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.codegen.vector import cast
 from lpir.devices.cpu.isa import Isa
@@ -68,10 +68,16 @@ def _widened(f: Function, at: Value, type: ElementType, lanes: int, zero_point: 
 
 @functools.lru_cache(maxsize=128)
 def kernel(isa: Isa, kind: str, type_name: str, along: str) -> Code:
-    """Parameters: `x [outer, reduced, inner]`, `out [outer, inner]`; `along`: "inner" or "reduced" (then inner is 1)."""
-    f = Function(f"reduce_{kind}", {
-        "x": "ptr", "out": "ptr", **dict.fromkeys(("outer", "reduced", "inner"), "i64"), "zero_point": "i32",
-    })
+    """Parameters: `x [outer, reduced, inner]`, `out [outer, inner]`; `along`: "inner", or "reduced" for inner 1."""
+    f = Function(
+        f"reduce_{kind}",
+        {
+            "x": "ptr",
+            "out": "ptr",
+            **dict.fromkeys(("outer", "reduced", "inner"), "i64"),
+            "zero_point": "i32",
+        },
+    )
     type = TYPES[type_name]
     acc = "float" if type == f32 else "i32"
     size = type.bits // 8
@@ -96,7 +102,9 @@ def kernel(isa: Isa, kind: str, type_name: str, along: str) -> Code:
         x = f.gep(f.p["x"], f.mul(f.mul(row.index, f.p["reduced"]), size))
         even = f.sub(f.p["reduced"], f.urem(f.p["reduced"], lanes))
         with f.loop(0, even, lanes, carried=[start]) as i:
-            i.next = [combine(f, kind, i.values[0], _widened(f, f.gep(x, f.mul(i.index, size)), type, lanes, zero_point))]
+            i.next = [
+                combine(f, kind, i.values[0], _widened(f, f.gep(x, f.mul(i.index, size)), type, lanes, zero_point))
+            ]
         narrow = isa.lanes()
         total = combine(f, kind, *(f.shuffle(i.results[0], None, range(h, h + narrow)) for h in (0, narrow)))
         with f.loop(even, f.p["reduced"], narrow, carried=[total], name="rest") as i:
@@ -108,7 +116,15 @@ def kernel(isa: Isa, kind: str, type_name: str, along: str) -> Code:
 
 
 def _column(
-    f: Function, isa: Isa, kind: str, type: ElementType, x: Value, out: Value, left: Value, lanes: int, zero_point: Value
+    f: Function,
+    isa: Isa,
+    kind: str,
+    type: ElementType,
+    x: Value,
+    out: Value,
+    left: Value,
+    lanes: int,
+    zero_point: Value,
 ) -> None:
     """Reduces columns `0 ... left` (at most four vectors) of rows `inner` elements apart, `lanes` at a time."""
     acc, size = "float" if type == f32 else "i32", type.bits // 8
@@ -143,7 +159,7 @@ class ReduceKernel(Kernel):
         plain = op.epilogue == input_(0, accumulator_of(type))
         kept = out.shape.to_static()
         sums = ctx.ref(out) if plain else ctx.scratch(4 * math.prod(kept))
-        values = {
+        values: dict[str, int | float | F32 | Ref] = {
             **{"x": at, "out": sums, "outer": sizes[0], "reduced": sizes[1], "inner": sizes[2]},
             "zero_point": op.x_zero_point,
         }

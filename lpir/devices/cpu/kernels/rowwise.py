@@ -1,7 +1,7 @@
 """Softmax over the last axis and normalization (MVN) over trailing axes: one row at a time, float32, any epilogue.
 
-Both read a row three times; a row stays in the first-level cache. Softmax keeps the exponentials in a buffer of the thread.
-Sums run over the lanes of a vector first. The last vector of a row is masked.
+Both read a row three times; a row stays in the first-level cache. Softmax keeps the exponentials in a buffer of the
+thread. Sums run over the lanes of a vector first. The last vector of a row is masked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from lpir.devices.cpu.kernels.elementwise import Source, apply, unsupported, x86
 from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Operand, Rows, element_bytes
 from lpir.devices.cpu.kernels.reduce import across
 from lpir.devices.cpu.kernels.tail import lane_mask, store_up_to
-from lpir.ir.graph import Node, Value as Tensor
+from lpir.ir.graph import Node
+from lpir.ir.graph import Value as Tensor
 from lpir.ir.op import Op
 from lpir.ir.types import f32
 from lpir.ops.lowered import LoweredNormalize, LoweredSoftmax, expanded
@@ -47,7 +48,7 @@ class _Rows:
         self.even = self.f.sub(self.length, self.f.urem(self.length, self.lanes))
 
     def fold(self, x: Value, start: float, step: Sequence[str], each: Each) -> list[Value]:
-        """Scalars: `each(vector, index)` gives a value for every entry of `step` ("max", "sum"), combined over a row."""
+        """Scalars: `each(vector, index, mask)` gives a value for each entry of `step` ("max", "sum") to combine."""
         f = self.f
         zeros = [f.const(self.type, start if kind == "max" else 0.0) for kind in step]
 

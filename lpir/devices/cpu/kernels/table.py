@@ -1,8 +1,8 @@
 """Lookups in a table of 256 entries: a chain of unary operations between 8-bit tensors.
 
-Bytes to bytes is done in registers on x86: 16 `vpshufb`, each with one slice of the table. With `t = x ^ 16 s`, adding 0x70
-with saturation leaves the low four bits as they are and sets bit 7 unless x lies in slice s; `vpshufb` gives 0 there.
-Other element types are loads, element by element.
+Bytes to bytes is done in registers on x86: 16 `vpshufb`, each with one slice of the table. With `t = x ^ 16 s`, adding
+0x70 with saturation leaves the low four bits as they are and sets bit 7 unless x lies in slice s; `vpshufb` gives 0
+there. Other element types are loads, element by element.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import math
 from typing import ClassVar
 
+from lpir.devices.cpu.codegen.abi import F32, Ref
 from lpir.devices.cpu.codegen.abi import Kernel as Code
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
@@ -77,8 +78,11 @@ class TableKernel(Kernel):
 
     def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
         x, table = node.inputs
-        values = {
-            "x": ctx.ref(x), "table": ctx.ref(table), "out": ctx.ref(node.output), "count": math.prod(x.shape.to_static()),
+        values: dict[str, int | float | F32 | Ref] = {
+            "x": ctx.ref(x),
+            "table": ctx.ref(table),
+            "out": ctx.ref(node.output),
+            "count": math.prod(x.shape.to_static()),
         }
         return [Step.of(kernel(isa, element_size(table.element_type) or 1), values)]
 

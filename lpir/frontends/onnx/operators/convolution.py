@@ -167,9 +167,3 @@ def gemm(c: Call) -> Value:
     y = scaled(c, y, c.real("alpha", 1.0))
     bias = c.maybe(2)
     return y if bias is None else c.make("Add", y, scaled(c, bias, c.real("beta", 1.0)))
-
-
-@operator("Einsum")
-def einsum(c: Call) -> Value:
-    equation = c.text("equation").replace(" ", "")
-    return c.make("Einsum", *[c[i] for i in range(len(c.inputs))], equation=equation)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from lpir.errors import ModelError, UnsupportedError
+from lpir.errors import UnsupportedError
 from lpir.frontends.onnx.conversion import Call
+from lpir.frontends.onnx.operators.quantization import moves_codes
 from lpir.frontends.onnx.records import element_type
 from lpir.frontends.onnx.table import operator
 from lpir.ir.graph import Value, known_value
@@ -100,6 +101,7 @@ def mean_sum(c: Call) -> Value:
 
 
 @operator("Identity")
+@moves_codes
 def identity(c: Call) -> Value:
     return c[0]
 
@@ -140,14 +142,6 @@ def round_half_to_even(c: Call) -> Value:
 def is_infinite(c: Call) -> Value:
     negative, positive = bool(c.integer("detect_negative", 1)), bool(c.integer("detect_positive", 1))
     return c.make("IsInf", c[0], detect_negative=negative, detect_positive=positive)
-
-
-@operator("BitShift")
-def bit_shift(c: Call) -> Value:
-    direction = c.text("direction")
-    if direction not in ("LEFT", "RIGHT"):
-        raise ModelError(f"direction must be LEFT or RIGHT, not {direction!r}")
-    return c.make("BitwiseLeftShift" if direction == "LEFT" else "BitwiseRightShift", c[0], c[1])
 
 
 @operator("Where")

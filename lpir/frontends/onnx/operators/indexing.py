@@ -6,12 +6,14 @@ import numpy as np
 
 from lpir.errors import UnsupportedError
 from lpir.frontends.onnx.conversion import Call
+from lpir.frontends.onnx.operators.quantization import moves_codes
 from lpir.frontends.onnx.table import operator
 from lpir.ir.graph import Value
 from lpir.ir.types import i64
 
 
 @operator("Gather")
+@moves_codes
 def gather(c: Call) -> Value:
     return c.make("Gather", c[0], c[1], c.const(c.axis(0)), batch_dims=0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lpir.errors import ModelError, UnsupportedError
 from lpir.frontends.onnx.conversion import Call
 from lpir.frontends.onnx.operators.convolution import window
+from lpir.frontends.onnx.operators.quantization import moves_codes
 from lpir.frontends.onnx.table import operator
 from lpir.ir.graph import Value
 from lpir.ir.types import i64
@@ -23,6 +24,7 @@ def rounding(c: Call) -> str:
 
 
 @operator("MaxPool")
+@moves_codes
 def max_pool(c: Call) -> list[Value]:
     if c.integer("storage_order", 0) and len(c.operator.outputs) > 1:
         raise UnsupportedError("column-major indices (storage_order=1) are not supported")

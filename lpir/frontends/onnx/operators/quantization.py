@@ -9,14 +9,17 @@ and within float rounding of a tie otherwise). A dequantized constant becomes th
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
+from typing import TypeVar
 
 import numpy as np
 
 from lpir.errors import ModelError, UnsupportedError
 from lpir.frontends.onnx.conversion import Call, Quantized, front, rank_of
 from lpir.frontends.onnx.records import element_type
-from lpir.frontends.onnx.table import MICROSOFT, operator
+from lpir.frontends.onnx.table import MICROSOFT, Converter, operator
 from lpir.ir.graph import Value, known_value
 from lpir.ir.op import Array
 from lpir.ir.types import ElementType, f32, i32, u8
@@ -41,6 +44,8 @@ def quantize(c: Call, x: Value, scale: Value, zero_point: Value | None, axis: in
     kind = code_type(c, zero_point)
     x = c.convert(x, f32)
     axis = axis_of(x, scale, axis)
+    if known_value(scale) is None and not block:
+        return quantize_with(c, x, scale, zero_point, kind)
     step, zero = spread(scale, zero_point, x, axis, block)
     low, high = (c.const((np.float32(v) - zero) * step, f32) for v in kind.limits)
     codes = [c.const(float(v), f32) for v in kind.limits]
@@ -51,12 +56,37 @@ def quantize(c: Call, x: Value, scale: Value, zero_point: Value | None, axis: in
     return q
 
 
+def quantize_with(c: Call, x: Value, scale: Value, zero_point: Value | None, kind: ElementType) -> Value:
+    """Codes with a scale that is computed as the model runs: `saturate(rint(x / s) + zp)` spelled out."""
+    if scale.shape.rank != 0 and scale.shape != (1,):
+        raise UnsupportedError("a vector of scales must be a constant")
+    y = c.make("Round", c.make("Divide", x, c.convert(scale, f32)), mode="half_to_even")
+    if zero_point is not None:
+        y = c.make("Add", y, c.convert(zero_point, f32))
+    low, high = kind.limits
+    return c.make("Convert", c.make("Clamp", y, min=float(low), max=float(high)), destination_type=kind)
+
+
+def dequantize_with(c: Call, x: Value, scale: Value, zero_point: Value | None) -> Value:
+    """Codes to real numbers with a scale that is computed as the model runs."""
+    if scale.shape.rank != 0 and scale.shape != (1,):
+        raise UnsupportedError("a vector of scales must be a constant")
+    y = c.convert(x, f32)
+    if zero_point is not None:
+        y = c.make("Subtract", y, c.convert(zero_point, f32))
+    return c.make("Multiply", y, c.convert(scale, f32))
+
+
 def dequantize(c: Call, x: Value, scale: Value, zero_point: Value | None, axis: int = 1, block: int = 0) -> Value:
     """The real tensor (float32) that codes stand for."""
     axis = axis_of(x, scale, axis)
+    if known_value(scale) is None and not block:
+        return dequantize_with(c, x, scale, zero_point)
     step, zero = spread(scale, zero_point, x, axis, block)
     entry = c.converter.quantized.get(id(x))
     if entry is not None and same(entry[1], scale, zero_point, axis):
+        if entry[1].rounded:
+            return entry[1].real
         kind, real = entry[1].element_type, in_blocks(c, entry[1].real, axis, block)
         low, high = (c.const((np.float32(v) - zero) * step, f32) for v in kind.limits)
         y = c.make("FakeQuantize", real, low, high, low, high, levels=1 << kind.bits)
@@ -72,6 +102,44 @@ def dequantize(c: Call, x: Value, scale: Value, zero_point: Value | None, axis: 
     if np.any(zero):
         y = c.make("Subtract", y, c.const(zero, f32))
     return whole(c, c.make("Multiply", y, c.const(step, f32)), x, block)
+
+
+Moving = TypeVar("Moving", bound=Converter)
+
+
+def moves_codes(convert: Moving) -> Moving:
+    """Decorator of a converter whose operator only moves elements: moved codes are dequantized before the move.
+
+    So a QuantizeLinear and a DequantizeLinear find each other through it.
+    """
+
+    @functools.wraps(convert)
+    def wrapped(c: Call) -> Value | list[Value]:
+        return moved(c, convert)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def moved(c: Call, convert: Converter) -> Value | list[Value]:
+    outputs = convert(c)
+    entry = c.converter.quantized.get(id(c[0]))
+    if entry is None or (scale := known_value(entry[1].scale)) is None or scale.size != 1:
+        return outputs
+    codes = entry[1]
+    real = dequantize(c, c[0], codes.scale, codes.zero_point)
+    copy = dataclasses.replace(c, inputs=[real, *c.inputs[1:]], made=[])
+    twin = convert(copy)
+    for code, value in zip(as_list(outputs), as_list(twin), strict=True):
+        if code.element_type == codes.element_type:
+            found = Quantized(value, codes.scale, codes.zero_point, codes.element_type, 0, rounded=True)
+            c.converter.quantized[id(code)] = (code, found)
+            if value.node in copy.made:
+                value.node.name = c.name
+    return outputs
+
+
+def as_list(values: Value | list[Value]) -> list[Value]:
+    return [values] if isinstance(values, Value) else values
 
 
 def code_type(c: Call, zero_point: Value | None) -> ElementType:

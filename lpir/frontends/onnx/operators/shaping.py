@@ -6,22 +6,26 @@ import numpy as np
 
 from lpir.errors import ModelError, UnsupportedError
 from lpir.frontends.onnx.conversion import Call, front
+from lpir.frontends.onnx.operators.quantization import moves_codes
 from lpir.frontends.onnx.table import operator
 from lpir.ir.graph import Value, known_value
 from lpir.ir.types import i64
 
 
 @operator("Reshape")
+@moves_codes
 def reshape_attribute(c: Call) -> Value:
     return c.make("Reshape", c[0], c.const(c.integers("shape")), special_zero=True)
 
 
 @operator("Reshape", since=5)
+@moves_codes
 def reshape(c: Call) -> Value:
     return c.make("Reshape", c[0], c[1], special_zero=not c.integer("allowzero", 0))
 
 
 @operator("Flatten")
+@moves_codes
 def flatten(c: Call) -> Value:
     """A matrix: dimensions before `axis` times those from it on."""
     axis = c.integer("axis", 1)
@@ -40,6 +44,7 @@ def flatten(c: Call) -> Value:
 
 
 @operator("Squeeze", "Unsqueeze")
+@moves_codes
 def squeeze_attribute(c: Call) -> Value:
     kind = c.operator.type
     axes = c.integers("axes", () if kind == "Squeeze" else None)
@@ -47,12 +52,14 @@ def squeeze_attribute(c: Call) -> Value:
 
 
 @operator("Squeeze", "Unsqueeze", since=13)
+@moves_codes
 def squeeze(c: Call) -> Value:
     axes = c.maybe(1)
     return c.make(c.operator.type, c[0]) if axes is None else c.make(c.operator.type, c[0], axes)
 
 
 @operator("Transpose")
+@moves_codes
 def transpose(c: Call) -> Value:
     order = c.integers("perm") if c.has("perm") else tuple(range(c.rank()))[::-1]
     return c.make("Transpose", c[0], c.const(order))
@@ -111,12 +118,14 @@ def arange(c: Call) -> Value:
 
 
 @operator("Split")
+@moves_codes
 def split_attribute(c: Call) -> list[Value]:
     lengths = c.const(c.integers("split")) if c.has("split") else None
     return divided(c, lengths)
 
 
 @operator("Split", since=13)
+@moves_codes
 def split(c: Call) -> list[Value]:
     return divided(c, c.maybe(1))
 
@@ -137,6 +146,7 @@ def divided(c: Call, lengths: Value | None) -> list[Value]:
 
 
 @operator("Slice")
+@moves_codes
 def slice_attributes(c: Call) -> Value:
     starts, ends = c.integers("starts"), c.integers("ends")
     axes = c.integers("axes", tuple(range(len(starts))))
@@ -144,6 +154,7 @@ def slice_attributes(c: Call) -> Value:
 
 
 @operator("Slice", since=10)
+@moves_codes
 def slice_(c: Call) -> Value:
     axes, steps = c.maybe(3), c.maybe(4)
     if steps is None:
