@@ -53,6 +53,8 @@ def _import(path: Path) -> Model:
     suffix = path.suffix.lower()
     if not path.exists():
         raise FileError(f"{path}: there is no such file")
+    if path.is_dir():
+        raise FileError(f"{path}: that is a folder, not a model")
     if suffix == ".xml":
         return read_model(path)
     if suffix == ".onnx":
@@ -71,7 +73,7 @@ def cut_outputs(model: Model, names: list[str]) -> Model:
     found = {}
     for node in copy.nodes():
         for value in node.outputs:
-            found.update({name: value for name in (node.name, value.name, *value.names)})
+            found.update(dict.fromkeys((node.name, value.name, *value.names), value))
     missing = [name for name in names if name not in found]
     if missing:
         raise InputError(f"the model has no value called {', '.join(map(repr, missing))}")

@@ -1,4 +1,5 @@
-"""The command line. Each module of this folder that defines `command` is one command, named after the module.
+"""The command line. Each module of this folder that defines `command` is one command, named after the module;
+those whose names start with _ serve them.
 
 A command's docstring and its `EXAMPLES` become its help. Modules import what is heavy inside functions: help is quick.
 """
@@ -6,7 +7,9 @@ A command's docstring and its `EXAMPLES` become its help. Modules import what is
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,17 +47,21 @@ def _status(arguments: list[str]) -> int:
     """The exit code."""
     usage_error = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     try:
-        status = _application()(args=arguments, prog_name="lpir", standalone_mode=False)
+        application = _application()
+        with application.make_context("lpir", arguments) as context:
+            application.invoke(context)
         sys.stdout.flush()
-        return status if isinstance(status, int) else 0
+        return 0
+    except typer.Exit as end:
+        return end.exit_code
     except LpirError as error:
         return _complain(str(error))
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         print("lpir: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # the text that is left cannot be written at exit either
-        sys.stdout = None  # type: ignore[assignment]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
     except MemoryError as error:
         return _complain(f"out of memory {error}")
@@ -68,7 +75,7 @@ def _status(arguments: list[str]) -> int:
 
 def _complain(message: str) -> int:
     """Prints one line, whatever the message; 2."""
-    print(f"lpir: {' '.join(message.split())}", file=sys.stderr)
+    print("lpir:", re.sub(r"\s*\n\s*", " ", message.strip()), file=sys.stderr)
     return 2
 
 

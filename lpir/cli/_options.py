@@ -1,7 +1,8 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what they come to."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,24 +13,59 @@ from lpir.errors import FileError, InputError
 if TYPE_CHECKING:
     from lpir.ir.model import Model
 
-ModelPath = Annotated[Path, typer.Argument(help="The model: .xml (with its .bin) or .onnx.", show_default=False)]
-Device = Annotated[str, typer.Option("--device", "-d", help="CPU, REFERENCE or AUTO.")]
-Threads = Annotated[int, typer.Option("--threads", "-t", min=0, help="Threads of one inference; 0: all cores.")]
-Isa = Annotated[str, typer.Option("--isa", help="Instruction set to compile for, such as avx2; default: the best here.")]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="The model: .xml (its .bin beside it) or .onnx.", show_default=False)
+]
+OutputXml = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="FILE.xml", help="The .xml to write; the .bin goes beside it.", show_default=False
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", "-d", metavar="NAME", help="CPU, REFERENCE (NumPy, slow and exact) or AUTO.")
+]
+Threads = Annotated[
+    int, typer.Option("--threads", "-t", metavar="N", min=0, help="Threads of one inference; 0: all cores.")
+]
+Isa = Annotated[
+    str,
+    typer.Option(
+        "--isa",
+        metavar="NAME",
+        help="Instruction set of the CPU device: avx512_vnni, avx512, avx_vnni, avx2, generic, or auto (best here).",
+    ),
+]
 AsIs = Annotated[bool, typer.Option("--as-is", help="Execute FakeQuantize as it stands, in float.")]
+Config = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config", "-c", metavar="NAME=VALUE", help="Any property of the device, such as NUM_STREAMS=2. Repeatable."
+    ),
+]
 Shapes = Annotated[
     list[str] | None,
-    typer.Option("--shape", "-s", help="New input shape: NAME=1,3,224,224, or 1,3,224,224 for the only input."),
+    typer.Option(
+        "--shape",
+        "-s",
+        metavar="[NAME=]SHAPE",
+        help="New shape of an input: NAME=1,3,224,224; without NAME of the first. Repeatable.",
+    ),
 ]
 
 
-def configuration(threads: int, isa: str, as_is: bool) -> dict[str, Any]:
-    """compile_model's config for the options."""
+def configuration(threads: int, isa: str, as_is: bool, more: list[str] | None) -> dict[str, Any]:
+    """compile_model's config for the options. Raises InputError."""
     config: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
-    if isa:
+    if isa != "auto":
         config["ISA"] = isa
     if as_is:
         config["LP_TRANSFORMS_MODE"] = False
+    for text in more or []:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise InputError(f"--config {text}: must be NAME=VALUE")
+        config[name.strip()] = value.strip()
     return config
 
 
@@ -56,5 +92,10 @@ def check_output(path: Path, suffix: str = ".xml") -> Path:
     if path.suffix.lower() != suffix:
         raise InputError(f"--output {path}: the name must end in {suffix}")
     if not path.parent.is_dir():
-        raise FileError(f"--output {path}: the folder {path.parent} does not exist")
+        why = "is not a folder" if path.parent.exists() else "does not exist; make it first"
+        raise FileError(f"--output {path}: {path.parent} {why}")
+    if path.is_dir():
+        raise FileError(f"--output {path}: that is a folder")
+    if not os.access(path.parent, os.W_OK):
+        raise FileError(f"--output {path}: the folder {path.parent} is not writable")
     return path

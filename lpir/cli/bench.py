@@ -3,47 +3,113 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
-from lpir.cli.options import AsIs, Device, Isa, ModelPath, Shapes, Threads, configuration, load
+from lpir.cli._options import AsIs, Config, Device, Isa, ModelPath, Shapes, Threads, configuration, load
+
+if TYPE_CHECKING:
+    from lpir.runtime.session import CompiledModel, InferRequest
+
+EXAMPLES = """
+lpir bench int8.xml
+lpir bench int8.xml --threads 1 --layers      where one core spends its time
+lpir bench int8.xml --isa avx2                as on a CPU without VNNI
+lpir bench model.onnx -s 8,3,224,224          eight pictures at once
+"""
+FEWEST_RUNS = 5
 
 
 def command(
     model: ModelPath,
     device: Device = "CPU",
-    seconds: Annotated[float, typer.Option(min=0.01, help="How long to measure.")] = 5.0,
-    layers: Annotated[bool, typer.Option(help="Show the time of each operation too.")] = False,
+    seconds: Annotated[float, typer.Option(metavar="SECONDS", min=0.01, max=3600, help="How long to measure.")] = 5.0,
+    layers: Annotated[bool, typer.Option("--layers", help="Show the time of each operation too.")] = False,
     shape: Shapes = None,
     threads: Threads = 0,
-    isa: Isa = "",
+    isa: Isa = "auto",
     as_is: AsIs = False,
+    config: Config = None,
 ) -> None:
-    """Measure how long a model takes to load, to compile and to run, with random inputs."""
+    """Measure how long a model takes.
+
+    To read, to compile and to run, one inference after the other, with random inputs.
+    """
     import lpir
-    from lpir.cli.data import random_inputs
+    from lpir.cli._data import random_inputs
 
     start = time.perf_counter()
     found = load(model, shape)
     loaded = time.perf_counter()
-    config = configuration(threads, isa, as_is)
-    compiled = lpir.compile_model(found, device, {**config, "PERF_COUNT": layers})
-    inputs = random_inputs(found, 0, set())
+    compiled = lpir.compile_model(found, device, configuration(threads, isa, as_is, config))
     request = compiled.create_infer_request()
     compiled_at = time.perf_counter()
+    inputs = random_inputs(found, 0, set())
+    begin = time.perf_counter()
     request.infer(inputs)
-    first = time.perf_counter()
-    print(f"read {1e3 * (loaded - start):.1f} ms, compile {1e3 * (compiled_at - loaded):.1f} ms, ", end="")
-    print(f"first inference {1e3 * (first - compiled_at):.2f} ms")
-    times = []
-    while time.perf_counter() - first < seconds or len(times) < 5:
+    first = time.perf_counter() - begin
+    _print_facts(compiled)
+    print(f"read        {1e3 * (loaded - start):.1f} ms")
+    print(f"compile     {1e3 * (compiled_at - loaded):.1f} ms")
+    print(f"first run   {1e3 * first:.2f} ms", flush=True)
+    times = measure(request, inputs, seconds)
+    _print_times(times, found.inputs[0].shape.to_static()[0] if _has_batch(found) else 1)
+    if layers:
+        profiled = lpir.compile_model(found, device, {**configuration(threads, isa, as_is, config), "PERF_COUNT": True})
+        _print_layers(profiled.create_infer_request(), inputs)
+
+
+def measure(request: InferRequest, inputs: Any, seconds: float) -> list[float]:
+    """Milliseconds of each inference during `seconds`, and of a few at least."""
+    times: list[float] = []
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(times) < FEWEST_RUNS:
         begin = time.perf_counter()
         request.infer(inputs)
         times.append(1e3 * (time.perf_counter() - begin))
-    p10, p50, p90 = np.percentile(times, (10, 50, 90))
-    print(f"latency ms: median {p50:.3f}, best {min(times):.3f}, p10 {p10:.3f}, p90 {p90:.3f} ({len(times)} runs)")
-    if layers:
-        for info in request.get_profiling_info():
-            print(f"{info.real_time.total_seconds() * 1e3:9.4f} ms  {info.exec_type:24} {info.node_name}")
+    return times
+
+
+def _has_batch(model: Any) -> bool:
+    """Whether the first input has a known first dimension of several items."""
+    shape = model.inputs[0].shape if model.inputs else None
+    return shape is not None and shape.is_static and shape.rank == 4 and shape[0].length > 1
+
+
+def _print_facts(compiled: CompiledModel) -> None:
+    import lpir
+
+    name = compiled.device.name
+    print(f"device      {name}: {lpir.Core().get_property(name, 'FULL_DEVICE_NAME')}")
+    known = compiled.get_property("SUPPORTED_PROPERTIES")
+    facts = {"ISA": "ISA", "INFERENCE_NUM_THREADS": "threads", "NUM_STREAMS": "streams"}
+    shown = [f"{label} {compiled.get_property(key)}" for key, label in facts.items() if key in known]
+    print(f"setting     {', '.join(shown)}")
+    print(f"operations  {compiled.explain().summary().partition(': ')[2]}")
+
+
+def _print_times(times: list[float], batch: int) -> None:
+    import numpy as np
+
+    p10, median, p90 = np.percentile(times, (10, 50, 90))
+    print(
+        f"latency     median {median:.3f} ms, best {min(times):.3f}, p10 {p10:.3f}, p90 {p90:.3f} ({len(times)} runs)"
+    )
+    items = f", {1e3 * batch / median:.1f} items/s in batches of {batch}" if batch > 1 else ""
+    print(f"throughput  {1e3 / median:.1f} inferences/s{items}")
+
+
+def _print_layers(request: InferRequest, inputs: Any) -> None:
+    """The median time of each operation, and its share."""
+    import numpy as np
+
+    runs = []
+    for _ in range(2 * FEWEST_RUNS):
+        request.infer(inputs)
+        runs.append([info.real_time.total_seconds() * 1e3 for info in request.get_profiling_info()])
+    medians = np.median(runs, axis=0)
+    total = max(float(medians.sum()), 1e-9)
+    print(f"\n{'ms':>9} {'share':>6}  kernel                    operation")
+    for info, time_ms in zip(request.get_profiling_info(), medians, strict=True):
+        print(f"{time_ms:9.4f} {time_ms / total:6.1%}  {info.exec_type:24}  {info.node_name}")

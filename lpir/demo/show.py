@@ -34,7 +34,7 @@ def show(network: str, folder: Path, threads: int) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileError(f"{folder}: cannot be made: {error}") from error
+        raise FileError(f"{folder}: the folder cannot be made: {error.strerror}") from error
     float_path, int8_path = folder / f"{network}.xml", folder / f"{network}_int8.xml"
     lpir.save_model(model, float_path, compress_to_fp16=False)
     print(f"{network}, ImageNet weights, {len(pictures)} labeled photos, of which {CALIBRATION} calibrate")
@@ -85,7 +85,9 @@ def _print_figures(pictures: list[Photo], floats: list[Array], codes: list[Array
 
 def _print_sizes(float_path: Path, int8_path: Path) -> None:
     sizes = [p.with_suffix(".bin").stat().st_size for p in (float_path, int8_path)]
-    print(f"weights file  FP32 {sizes[0] / 1e6:.2f} MB, INT8 {sizes[1] / 1e6:.2f} MB: {sizes[0] / sizes[1]:.1f}x smaller")
+    print(
+        f"weights file  FP32 {sizes[0] / 1e6:.2f} MB, INT8 {sizes[1] / 1e6:.2f} MB: {sizes[0] / sizes[1]:.1f}x smaller"
+    )
 
 
 def _print_precisions(compiled: CompiledModel) -> None:
@@ -105,5 +107,5 @@ def _print_latency(compiled: list[CompiledModel], inputs: list[Array]) -> None:
             request.infer([inputs[0]])
             found.append(1e3 * (time.perf_counter() - begin))
     slow, fast = (float(np.median(t)) for t in times)
-    ratio = float(np.median(np.divide(*times)))
+    ratio = float(np.median(np.divide(times[0], times[1])))
     print(f"latency       FP32 {slow:.2f} ms, INT8 {fast:.2f} ms: {ratio:.1f}x faster")

@@ -39,19 +39,23 @@ class Product:
         return None
 
 
-def product_of(value: Value, root: bool = True) -> Product:
+# no formula that an exporter writes out is deeper
+MAX_DEPTH = 8
+
+
+def product_of(value: Value, depth: int = 0) -> Product:
     """The factors of a tree of multiplications and divisions by numbers that nothing outside reads."""
     node = value.node
     result = Product()
-    if is_op(value, "Multiply", "Divide") and (root or single_use(value)):
+    if is_op(value, "Multiply", "Divide") and (depth == 0 or single_use(value)) and depth < MAX_DEPTH:
         a, b = node.inputs
         number = scalar(b)
         if is_op(value, "Divide"):
             if number:
-                inner = product_of(a, False)
+                inner = product_of(a, depth + 1)
                 return Product(inner.number / number, inner.factors)
         else:
-            for side in (product_of(a, False), product_of(b, False)):
+            for side in (product_of(a, depth + 1), product_of(b, depth + 1)):
                 result.number *= side.number
                 result.factors += side.factors
             return result
@@ -77,7 +81,7 @@ def one_plus(value: Value, kind: str) -> Value | None:
 
 def times_number(value: Value) -> tuple[Value, float] | None:
     """`y` and the number when `value` is `y * number` (or `y / number`, or just `y`)."""
-    product = product_of(value, True) if is_op(value, "Multiply", "Divide") else Product(1.0, [value])
+    product = product_of(value) if is_op(value, "Multiply", "Divide") else Product(1.0, [value])
     return (product.factors[0], product.number) if len(product.factors) == 1 else None
 
 

@@ -61,7 +61,10 @@ def _is_decompression(node: Node) -> bool:
 
 def _values(node: Node) -> list[Array] | None:
     """The outputs if they can be computed now, at a reasonable size."""
-    known = [known_value(v) for v in node.outputs]
+    try:
+        known = [known_value(v) for v in node.outputs]
+    except (LpirError, ValueError, IndexError, ArithmeticError, MemoryError):
+        return None
     found = [v for v in known if v is not None]
     if len(found) == len(known):
         return found
@@ -74,6 +77,6 @@ def _values(node: Node) -> list[Array] | None:
             return None
     try:
         return [np.asarray(a) for a in node.op.eval(*data)]
-    except (LpirError, ValueError, ArithmeticError, MemoryError):
+    except (LpirError, ValueError, IndexError, ArithmeticError, MemoryError):
         # the node says what is wrong when it runs
         return None

@@ -29,9 +29,10 @@ def transform(model: Model) -> Model:
     from lpir.passes.cse import merge_equal_nodes
     from lpir.passes.dce import remove_unused
     from lpir.passes.fold import fold_constants
+    from lpir.passes.reshapes import resolve_reshapes
     from lpir.passes.simplify import simplify
 
-    first: tuple[Pass, ...] = (fold_constants, simplify, merge_equal_nodes, compose, fold_batch_normalization)
-    run(model, (*first, fold_constants, simplify, merge_equal_nodes, compose, remove_unused))
+    clean: tuple[Pass, ...] = (fold_constants, resolve_reshapes, simplify, merge_equal_nodes, compose)
+    run(model, (*clean, fold_batch_normalization, *clean, remove_unused))
     model.validate()
     return model

@@ -73,7 +73,10 @@ def _visit(node: Node, rewrites: tuple[Rewrite, ...]) -> int:
 
 
 def replace(old: Value, new: Value) -> None:
-    """Readers of `old` read `new`; a node made for it takes notes and, unnamed, the name, and the old node lets go of its inputs."""
+    """Readers of `old` read `new`, and the old node lets go of its inputs.
+
+    A node made for it takes its notes and, if it has no name, its name.
+    """
     made = new.node is not old.node and not new.uses
     old.replace_all_uses_with(new)
     if made:

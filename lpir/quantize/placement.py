@@ -195,9 +195,37 @@ class _Placer:
         if kind in self.traits.quantizable:
             if kind in MOVEMENT or use.index >= self.data_ports(node):
                 return None
+            if kind == "Add" and self.traits.fused_addition and use is self.fused_operand(node):
+                return None
             # a function of one tensor and constants belongs to what computes that tensor
             return _Request(self.structure.root(node.outputs[0]) is node.outputs[0])
         return None
+
+    def fused_operand(self, add: Node) -> Use | None:
+        """The operand that a layer computes for this addition alone, when the other comes from elsewhere.
+
+        The device adds in the layer's epilogue, in float: an 8-bit copy of that operand would only lose accuracy.
+        """
+        for port in (1, 0):
+            value, other = add.inputs[port], add.inputs[1 - port]
+            root = self.structure.root(value)
+            kind = root.node.op.type_name
+            if kind not in self.traits.linear or id(root.node) in self.skipped or root is self.structure.root(other):
+                continue
+            if self.structure.is_data(other) and value.shape == other.shape and self.is_private(value, root):
+                return next(u for u in value.uses if u.node is add)
+        return None
+
+    def is_private(self, value: Value, root: Value) -> bool:
+        """Whether a chain of single readers leads from `root` to `value` and its one reader."""
+        while len(value.uses) == 1:
+            if value is root:
+                return True
+            sources = [v for v in value.node.inputs if self.structure.is_data(v)]
+            if len(sources) != 1:
+                return False
+            value = sources[0]
+        return False
 
     def data_ports(self, node: Node) -> int:
         return 2 if node.op.type_name in ("Add", "Subtract", "Multiply", "Maximum", "Minimum") else 1

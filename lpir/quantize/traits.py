@@ -89,6 +89,8 @@ class Traits:
     quantizable: frozenset[str] = QUANTIZABLE
     movement: frozenset[str] = frozenset(MOVEMENT)
     per_channel_depthwise: bool = True
+    # an addition is part of the layer that computes one of its operands
+    fused_addition: bool = True
 
 
 def traits_for(capabilities: Capabilities | None) -> Traits:

@@ -162,6 +162,16 @@ def test_damage_is_reported(change: Change, kind: type[LpirError], message: str,
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(("kind", "second"), [("Mul", "w"), ("Add", "w"), ("Relu", ""), ("Unsqueeze", "axis")])
+def test_a_very_long_chain_is_read(kind: str, second: str) -> None:
+    """Nothing recurses over the length of a graph."""
+    length = 3000 if kind != "Unsqueeze" else 40
+    nodes = [NODE(kind, [f"t{i}", second] if second else [f"t{i}"], [f"t{i + 1}"]) for i in range(length)]
+    constants = {"w": np.float32(1.5), "axis": np.array([0], np.int64)}
+    model = transform(read_onnx(build(nodes, {"t0": [2, 3]}, [f"t{length}"], constants)))
+    assert model.outputs[0].shape.is_static
+
+
 def test_a_huge_shape_is_never_allocated() -> None:
     proto = small()
     huge_broadcast(proto)
@@ -193,7 +203,7 @@ def test_missing_and_unknown_files(tmp_path: Path) -> None:
 WHOLE = residual_network().SerializeToString()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_truncated_and_flipped_bytes_never_crash(data: st.DataObject) -> None:
     """Any prefix and any changed byte gives a model or an error of lpir."""

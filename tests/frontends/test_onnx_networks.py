@@ -61,7 +61,7 @@ def test_encoder_is_composed() -> None:
     assert not {"Erf", "Sqrt", "Power", "Divide"} & set(found)
 
 
-def quantized(tmp_path: Path, per_channel: bool, activations: str, weights: str) -> onnx.ModelProto:
+def quantized(tmp_path: Path, per_channel: bool, activations: str, weights: str, form: str = "QDQ") -> onnx.ModelProto:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Photos(CalibrationDataReader):  # type: ignore[misc]
@@ -77,7 +77,7 @@ def quantized(tmp_path: Path, per_channel: bool, activations: str, weights: str)
         source,
         target,
         Photos(),
-        quant_format=QuantFormat.QDQ,
+        quant_format=QuantFormat[form],
         per_channel=per_channel,
         activation_type=QuantType.from_string(activations),
         weight_type=QuantType.from_string(weights),
@@ -107,3 +107,27 @@ def test_qdq_network(tmp_path: Path, per_channel: bool, activations: str, weight
             while codes.inputs:
                 codes = codes.inputs[0].node
             assert codes.outputs[0].element_type.bits == 8
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_qoperator_network(tmp_path: Path, per_channel: bool) -> None:
+    """QLinear operators become float operators between FakeQuantize; codes do not come back."""
+    proto = quantized(tmp_path, per_channel, "QUInt8", "QInt8", "QOperator")
+    x = photo()
+    model = transform(read_onnx(proto))
+    assert_close(evaluate(model, {"x": x})[0], onnxruntime_outputs(proto, {"x": x})[0], FLIPPED_STEPS)
+    real = [n for n in model.nodes() if n.op.type_name in ("Convolution", "GroupConvolution", "Add", "MaxPool")]
+    assert all(n.inputs[0].element_type.is_float for n in real)
+    assert "MaxPool" in {n.op.type_name for n in real}
+
+
+def test_dynamically_quantized_network(tmp_path: Path) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    source, target = tmp_path / "float.onnx", tmp_path / "dynamic.onnx"
+    onnx.save(encoder_block(), source)
+    quantize_dynamic(source, target)
+    proto, x = onnx.load(target), NETWORKS["encoder"][1]
+    assert "DynamicQuantizeLinear" in {n.op_type for n in proto.graph.node}
+    model = transform(read_onnx(proto))
+    assert_close(evaluate(model, {"x": x})[0], onnxruntime_outputs(proto, {"x": x})[0], FLIPPED_STEPS)

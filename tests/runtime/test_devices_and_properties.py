@@ -30,7 +30,7 @@ class Mine(Device):
 
 
 def test_unknown_device() -> None:
-    with pytest.raises(InputError, match="unknown device 'NPU'; there are AUTO, CPU"):
+    with pytest.raises(InputError, match=r"unknown device 'NPU'; there are AUTO, CPU"):
         lpir.compile_model(linear(), "NPU")
 
 
@@ -53,7 +53,7 @@ def test_device_without_its_library() -> None:
     registry.register("LOST", "lpir.devices.lost.device:LostDevice")
     try:
         assert "LOST" not in registry.available()
-        with pytest.raises(UnsupportedError, match="LOST is not available"):
+        with pytest.raises(UnsupportedError, match=r"LOST is not available"):
             registry.load("LOST")
     finally:
         registry.unregister("LOST")
@@ -65,7 +65,7 @@ def test_auto_is_the_cpu_where_there_is_no_gpu() -> None:
 
 @pytest.mark.parametrize("device", ["CPU", "REFERENCE"])
 def test_unknown_property(device: str) -> None:
-    with pytest.raises(InputError, match="has no property 'SPEED'; it has .*INFERENCE_NUM_THREADS"):
+    with pytest.raises(InputError, match=r"has no property 'SPEED'; it has .*INFERENCE_NUM_THREADS"):
         lpir.compile_model(linear(), device, {"SPEED": 11})
 
 

@@ -15,6 +15,7 @@ from lpir.devices.cpu.explain import explain_plan
 from lpir.devices.cpu.isa import Isa, all_isas, by_name, host_isa
 from lpir.devices.cpu.plan import NativeSegment, Plan, Planner
 from lpir.devices.cpu.run import CpuRunner, compile_steps
+from lpir.devices.cpu.split import SplitExecutable, split
 from lpir.devices.cpu.threads import default_threads
 from lpir.errors import InputError
 from lpir.ir.model import Model
@@ -26,8 +27,44 @@ from lpir.runtime.properties import Property
 
 # plans of a dynamic model that are kept, one for each tuple of input shapes
 KEPT_PLANS = 32
+# work of a model that one thread does alone: about 10 us
+ONE_THREAD = 300_000
 INTEGER_OPERATIONS = frozenset(
-    ("Convolution", "GroupConvolution", "MatMul", "Add", "Multiply", "AvgPool", "MaxPool", "ReduceMean", "Concat")
+    (
+        "Convolution",
+        "GroupConvolution",
+        "ConvolutionBackpropData",
+        "GroupConvolutionBackpropData",
+        "MatMul",
+        "Add",
+        "Subtract",
+        "Multiply",
+        "Maximum",
+        "Minimum",
+        "AvgPool",
+        "MaxPool",
+        "Interpolate",
+        "Concat",
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceMax",
+        "ReduceMin",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Split",
+        "VariadicSplit",
+        "Transpose",
+        "Tile",
+        "StridedSlice",
+        "Slice",
+        "ShuffleChannels",
+        "Broadcast",
+        "Pad",
+        "Gather",
+        "DepthToSpace",
+        "SpaceToDepth",
+    )
 )
 
 
@@ -46,15 +83,17 @@ class CpuDevice(Device):
             optimization_capabilities=("FP32", "INT8"),
             low_precision=True,
             integer_operations=INTEGER_OPERATIONS,
+            per_channel_activations=True,
         )
 
     def compile(self, model: Model, config: Mapping[str, Any]) -> Executable:
         options = Options(config)
         if pipeline.is_stateful(model):
             return Interpreter(model, "CPU", options.profile)
-        if pipeline.is_static(folded := pipeline.fold(model)):
-            return CpuExecutable(folded, options)
-        return DynamicExecutable(folded, options)
+        prepared = pipeline.prepare(model)
+        if all(v.shape.is_static for v in prepared.inputs):
+            return compile_static(model, prepared, options)
+        return DynamicExecutable(model, prepared, options)
 
 
 class Options:
@@ -76,20 +115,33 @@ class Options:
         self.threads = max(1, cores // self.streams)
 
 
-class CpuExecutable(Executable):
-    """A static model: one plan, shared by all requests."""
+def compile_static(model: Model, prepared: Model, options: Options) -> Executable:
+    """A model with static inputs: native as far as shapes do not depend on values."""
+    if pipeline.is_static(prepared):
+        return CpuExecutable(model, prepared, options)
+    parts = split(prepared)
+    if parts is None:
+        return Interpreter(prepared, "CPU", options.profile)
+    head, tail = parts
+    return SplitExecutable(CpuExecutable(model, head, options), Interpreter(tail, "CPU", options.profile))
 
-    def __init__(self, model: Model, options: Options) -> None:
+
+class CpuExecutable(Executable):
+    """A static model: one plan, shared by all requests. `model` is what the user gave, `prepared` its cleaned form."""
+
+    def __init__(self, model: Model, prepared: Model, options: Options) -> None:
         self.model, self.options = model, options
-        self.lowered = pipeline.lower(model, options.low_precision)
-        self.plan: Plan = Planner(self.lowered, options.isa, options.threads, split=options.profile).plan()
+        self.lowered = pipeline.lower(prepared, options.low_precision)
+        # waking other threads takes longer than all the work of a tiny model
+        self.threads = options.threads if pipeline.work(self.lowered) > ONE_THREAD else 1
+        self.plan: Plan = Planner(self.lowered, options.isa, self.threads, split=options.profile).plan()
         steps = [s for g in self.plan.segments if isinstance(g, NativeSegment) for s in g.steps]
         self.addresses = compile_steps(options.isa, steps)
         self._runners = 0
 
     def create_runner(self) -> Runner:
         self._runners += 1
-        return CpuRunner(self.plan, self.addresses, self.options.threads, self._runners % self.options.streams)
+        return CpuRunner(self.plan, self.addresses, self.threads, self._runners % self.options.streams)
 
     def explain(self) -> Explanation:
         return explain_plan(self.model, self.lowered, self.plan, self.options.isa)
@@ -104,8 +156,8 @@ class CpuExecutable(Executable):
 class DynamicExecutable(Executable):
     """A model whose input shapes are known at inference: a plan for each tuple of shapes, the last used ones kept."""
 
-    def __init__(self, model: Model, options: Options) -> None:
-        self.model, self.options = model, options
+    def __init__(self, model: Model, prepared: Model, options: Options) -> None:
+        self.model, self.prepared, self.options = model, prepared, options
         self._plans: OrderedDict[tuple[tuple[int, ...], ...], Executable] = OrderedDict()
         self._lock = Lock()
 
@@ -119,11 +171,7 @@ class DynamicExecutable(Executable):
             return found
 
     def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> Executable:
-        model = pipeline.specialize(self.model, shapes)
-        if pipeline.is_static(model):
-            return CpuExecutable(model, self.options)
-        # shapes that depend on values: operation by operation
-        return Interpreter(model, "CPU", self.options.profile)
+        return compile_static(self.model, pipeline.specialize(self.prepared, shapes), self.options)
 
     def create_runner(self) -> Runner:
         return DynamicRunner(self)

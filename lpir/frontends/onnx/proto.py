@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +149,10 @@ class _Reader:
         self.folder = folder
 
     def model(self, proto: Any) -> OnnxModel:
-        opsets = {_domain(o.domain): int(o.version) for o in proto.opset_import}
+        opsets = {_domain(_text(o.domain)): int(o.version) for o in proto.opset_import}
         if opsets.get("", 1) > MAX_OPSET:
             raise UnsupportedError(f"operator set {opsets['']} is newer than {MAX_OPSET}, the newest that lpir knows")
-        return OnnxModel(self.graph(proto.graph, 0), opsets, self.origin, proto.producer_name)
+        return OnnxModel(self.graph(proto.graph, 0), opsets, self.origin, _text(proto.producer_name))
 
     def graph(self, proto: Any, depth: int) -> Graph:
         if depth > MAX_NESTING:
@@ -160,13 +161,14 @@ class _Reader:
             raise UnsupportedError(f"graph '{proto.name}': sparse initializers are not supported")
         initializers: dict[str, Tensor] = {}
         for tensor in proto.initializer:
-            if tensor.name in initializers:
-                raise ModelError(f"two initializers are called '{tensor.name}'")
-            initializers[tensor.name] = self.tensor(tensor)
+            name = _text(tensor.name)
+            if name in initializers:
+                raise ModelError(f"two initializers are called '{name}'")
+            initializers[name] = self.tensor(tensor)
         operators = [self.operator(node, index, depth) for index, node in enumerate(proto.node)]
         infos = [self.info(v, strict=False) for v in proto.value_info]
         return Graph(
-            proto.name,
+            _text(proto.name),
             operators,
             initializers,
             [self.info(v) for v in proto.input],
@@ -179,21 +181,22 @@ class _Reader:
         if kind != "tensor_type":
             if strict:
                 raise UnsupportedError(f"input '{proto.name}' is a {kind or 'value without a type'}, not a tensor")
-            return TensorInfo(proto.name, dynamic, PartialShape(None))
+            return TensorInfo(_text(proto.name), dynamic, PartialShape(None))
         tensor = proto.type.tensor_type
         if not strict and tensor.elem_type not in ELEMENT_TYPES:
-            return TensorInfo(proto.name, dynamic, PartialShape(None))
+            return TensorInfo(_text(proto.name), dynamic, PartialShape(None))
         try:
             known = tensor.HasField("shape")
             shape = PartialShape([_dimension(d) for d in tensor.shape.dim] if known else None)
-            return TensorInfo(proto.name, element_type(tensor.elem_type), shape)
+            return TensorInfo(_text(proto.name), element_type(tensor.elem_type), shape)
         except LpirError as error:
             raise type(error)(f"tensor '{proto.name}': {error}") from None
 
     def operator(self, proto: Any, index: int, depth: int) -> Operator:
-        name = proto.name or next((o for o in proto.output if o), f"{proto.op_type}_{index}")
-        attributes = {a.name: self.attribute(a, name, depth) for a in proto.attribute}
-        return Operator(proto.op_type, _domain(proto.domain), name, tuple(proto.input), tuple(proto.output), attributes)
+        kind, inputs, outputs = _text(proto.op_type), _texts(proto.input), _texts(proto.output)
+        name = _text(proto.name) or next((o for o in outputs if o), f"{kind}_{index}")
+        attributes = {_text(a.name): self.attribute(a, name, depth) for a in proto.attribute}
+        return Operator(kind, _domain(_text(proto.domain)), name, inputs, outputs, attributes)
 
     def attribute(self, proto: Any, owner: str, depth: int) -> Any:
         kinds = _onnx().AttributeProto
@@ -241,7 +244,7 @@ class _Reader:
         return unpack(raw, kind, count).reshape(shape)
 
     def _external(self, proto: Any, size: int) -> Array | bytes:
-        entries = {e.key: e.value for e in proto.external_data}
+        entries = {_text(e.key): _text(e.value) for e in proto.external_data}
         location = entries.get("location", "")
         if self.folder is None:
             raise FileError(f"its data is in another file ('{location}'); read the model from a path")
@@ -263,6 +266,17 @@ class _Reader:
         if not size:
             return b""
         return np.memmap(path, np.uint8, "r", offset, (size,))
+
+
+def _text(value: str | bytes) -> str:
+    """A name. Raises FileError when it is not UTF-8: protobuf then hands out bytes."""
+    if isinstance(value, bytes):
+        raise FileError(f"the name {value[:40]!r} is not UTF-8")
+    return value
+
+
+def _texts(values: Iterable[str | bytes]) -> tuple[str, ...]:
+    return tuple(_text(v) for v in values)
 
 
 def unpack(raw: Any, kind: ElementType, count: int) -> Array:

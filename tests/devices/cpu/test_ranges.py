@@ -47,6 +47,41 @@ def test_kept_where_there_is_no_proof() -> None:
     assert without_clamp(cast(ACC, u8), leaves(1, 1)) is None
 
 
+def relu6(per_channel: list[float]) -> tuple[Expr, dict[int, Range], Array]:
+    y = clamp(cast(ACC, f32) * input_(1) + input_(2), 0.0, 6.0) * input_(3)
+    inverse = np.asarray(per_channel, np.float32)
+    wide = inverse.astype(np.float64)
+    return cast(rint_i32(clamp(y, 0.0, 255.0)), u8), {**leaves(0.001, 0.5), 3: (wide, wide)}, inverse
+
+
+def test_inner_clamp_goes_where_it_lands_outside() -> None:
+    expr, known, inverse = relu6([42.5, 60.0])
+    bare = without_clamp(expr, known)
+    assert bare is not None
+    assert not [e for e in bare.walk() if e.fn in ("minimum", "maximum")]
+    acc = np.linspace(-20000, 20000, 4000).astype(np.int32)[:, None]
+    inputs = [acc, np.asarray([0.001], np.float32), np.asarray([0.5], np.float32), inverse]
+    assert np.array_equal(np.clip(evaluate(bare, inputs), 0, 255), evaluate(expr, inputs))
+
+
+def test_inner_clamp_stays_where_it_lands_inside() -> None:
+    expr, known, inverse = relu6([42.5, 40.0])
+    bare = without_clamp(expr, known)
+    assert bare is not None
+    assert "minimum" in str(bare)
+    acc = np.linspace(-20000, 20000, 4000).astype(np.int32)[:, None]
+    inputs = [acc, np.asarray([0.001], np.float32), np.asarray([0.5], np.float32), inverse]
+    assert np.array_equal(np.clip(evaluate(bare, inputs), 0, 255), evaluate(expr, inputs))
+
+
+def test_range_is_proved_without_the_inner_clamp() -> None:
+    y = clamp(cast(ACC, f32) * input_(1), 0.0, 6.0) * 42.5
+    expr = cast(rint_i32(clamp(y, 0.0, 255.0)), u8)
+    bare = without_clamp(expr, leaves(1000.0, 0.0))
+    assert bare is not None
+    assert "minimum" in str(bare)
+
+
 def test_sums_of_a_layer() -> None:
     w = np.random.default_rng(0).integers(-128, 128, (3, 3, 5)).astype(np.int8)
     low, high = sums_range(w, 100)

@@ -130,6 +130,7 @@ def kernel(isa: Isa, form: Form) -> Code:
             **{f"o{d}": "i64" for d in loops},
             **{f"n{d}": "i64" for d in loops[:-2]},
         },
+        optimize=False,
     )
     pieces = f.mul(f.p["row_chunks"], f.p["col_chunks"])
     first, last = f.my_range(f.mul(f.p["outer"], pieces))

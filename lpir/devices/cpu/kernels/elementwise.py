@@ -118,6 +118,7 @@ def kernel(isa: Isa, expr: Expr, types: tuple[ElementType, ...], rank: int, movi
             **{f"s{i}_{d}": "i64" for i in range(len(types)) for d in outer},
             **{f"c{i}": "float" if kinds[len(types) + i] == f32 else "i32" for i in range(constants)},
         },
+        optimize=False,
     )
     leaves = Leaves(f, types, moving, [f.p[f"c{i}"] for i in range(constants)])
     first, last = f.my_range(f.mul(f.p["rows"], f.p["chunks"]))

@@ -68,7 +68,10 @@ def lift_constants(expr: Expr, first: int) -> tuple[Expr, list[Expr]]:
 
 
 class Epilogue:
-    """Prints an epilogue inside a kernel; see the module for the operands."""
+    """Prints an epilogue inside a kernel; see the module for the operands.
+
+    Epilogues are equal where they print the same text: their constants' values do not count.
+    """
 
     def __init__(self, expr: Expr, operands: Sequence[Operand], saturate: bool = False) -> None:
         """`saturate`: the int32 value of `expr` is stored as u8, clamped to 0 .. 255 (x86 only)."""
@@ -76,12 +79,14 @@ class Epilogue:
         self.saturate = saturate
         self.expr, self.constants = lift_constants(expr, 1 + len(self.operands))
         self.type = u8 if saturate else expr.type
+        self._key: Hashable = (self.expr, self.operands, saturate)
         self._fixed: dict[int, Value] = {}
 
-    @property
-    def key(self) -> Hashable:
-        """Equal for epilogues that print the same text."""
-        return self.expr, self.operands, self.saturate
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Epilogue) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
     @property
     def ends_in_bytes(self) -> bool:

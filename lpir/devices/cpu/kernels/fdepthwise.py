@@ -79,7 +79,7 @@ class _Printer:
             **dict.fromkeys(numbers, "i64"),
             **epilogue.params(),
         }
-        self.f = Function(f"fdepthwise_{isa.name}_{shape.rows}x{shape.width}s{shape.stride}", params)
+        self.f = Function(f"fdepthwise_{isa.name}_{shape.rows}x{shape.width}s{shape.stride}", params, optimize=False)
         self.size = element_bytes(epilogue.type)
 
     def kernel(self) -> Code:

@@ -170,7 +170,7 @@ class _Printer:
         }
         if form.taps:
             params |= {"taps": "ptr", "tap_count": "i64"}
-        self.f = Function(f"fgemm_{isa.name}_{tile.rows}x{tile.vectors}", params)
+        self.f = Function(f"fgemm_{isa.name}_{tile.rows}x{tile.vectors}", params, optimize=False)
 
     def kernel(self) -> Kernel:
         f = self.f

@@ -32,7 +32,7 @@ def kernel(index_type: str, run: int) -> Code:
     that nothing outside of `x` is read.
     """
     sizes = ("batch", "outer", "length", "count", "run")
-    f = Function("gather", {"x": "ptr", "indices": "ptr", "out": "ptr", **dict.fromkeys(sizes, "i64")})
+    f = Function("gather", {"x": "ptr", "indices": "ptr", "out": "ptr", **dict.fromkeys(sizes, "i64")}, optimize=False)
     length, count = f.p["length"], f.p["count"]
     bytes_ = f.const("i64", run) if run else f.p["run"]
     total = f.mul(f.mul(f.p["batch"], f.p["outer"]), count)

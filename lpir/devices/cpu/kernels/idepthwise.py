@@ -20,6 +20,7 @@ the one before it, so the output must not share memory with an operand.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def pack_depthwise(isa: Isa, w: Array, block: int) -> Array:
     return np.ascontiguousarray(taken.transpose(3, 2, 0, 4, 5, 1)).view(np.uint8).reshape(-1)
 
 
+@functools.lru_cache(maxsize=256)
 def build(isa: Isa, shape: Shape, block: int, narrow: bool, epilogue: Epilogue) -> Kernel:
     """The kernel for one shape class. `narrow`: fewer channels than a block."""
     return _Printer(isa, shape, block, narrow, epilogue).kernel()

@@ -21,6 +21,7 @@ the input or a tensor operand.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,8 +62,8 @@ def applies(channels: int, taps: int, epilogue: Expr) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Buffers of one layer. `x`, `out`: pointer to the first row; `init`: int32 [G, N]; `extra*`: of `PackedWeights`;
-    `x_group`: bytes between the inputs of two groups."""
+    """Buffers of one layer. `x`, `out`: pointer to the first row; `init`: int32 [G, N]; `offsets`,
+    `ranges`: of `PackedWeights`, where the kernel needs them; `x_group`: bytes between the inputs of two groups."""
 
     x: Pointer
     x_rows: Rows
@@ -73,9 +74,7 @@ class Call:
     operands: Sequence[Bound] = ()
     offsets: Pointer = 0
     x_group: int = 0
-    extra_index: Pointer = 0
-    extra_offsets: Pointer = 0
-    extra_weights: Pointer = 0
+    ranges: Pointer = 0
 
 
 @dataclass(frozen=True)
@@ -137,13 +136,13 @@ class IntGemm:
         if self.needs_offsets:
             values["offsets"] = call.offsets
         if not self.isa.exact:
-            values |= {"x_index": call.extra_index, "x_offsets": call.extra_offsets, "x_weights": call.extra_weights}
+            values["ranges"] = call.ranges
         return self.kernel.words(values)
 
 
 def init_vector(packed: PackedWeights, zero_point: int) -> Array:
-    """int32 [G, N]: what a sum starts from, so that it counts `x - zero_point`."""
-    return (-zero_point * packed.sums.astype(np.int64)).astype(np.int32)
+    """int32, a lane each: what a sum starts from, so that it counts `x - zero_point` (and in careful steps not `x - 128`)."""
+    return (128 * packed.careful.astype(np.int64) - zero_point * packed.sums.astype(np.int64)).astype(np.int32)
 
 
 def build(
@@ -167,19 +166,19 @@ def build(
     dot_cost = 1.0 if isa.proof == "vpdpbusd" else 2.2 if isa.is_x86 else 12.0
     spare = 1 if isa.proof == "vpdpbusd" else 3
     tile = tile or tiling.choose_tile(isa, m, n, steps, dot_cost, ops + 2.0, spare)
-    printer = _Printer(
-        isa,
-        tile,
-        epilogue,
-        _Form(
-            affine=len(taps) == 1,
-            unroll=_unroll(tile, steps),
-            narrow=n < isa.lanes(),
-            x_table=x_table,
-            out_table=out_table,
-        ),
+    form = _Form(
+        affine=len(taps) == 1 and isa.exact,
+        unroll=_unroll(tile, steps) if isa.exact else 1,
+        narrow=n < isa.lanes(),
+        x_table=x_table,
+        out_table=out_table,
     )
-    return IntGemm(isa, m, n, channels, taps, groups, tile, printer.kernel(), printer.epilogue)
+    return IntGemm(isa, m, n, channels, taps, groups, tile, _print(isa, tile, epilogue, form), epilogue)
+
+
+@functools.lru_cache(maxsize=1024)
+def _print(isa: Isa, tile: Tile, epilogue: Epilogue, form: _Form) -> Kernel:
+    return _Printer(isa, tile, epilogue, form).kernel()
 
 
 def _rows(rows: Rows) -> int | Ref:
@@ -223,7 +222,7 @@ class _Printer:
         if not form.affine:
             params["offsets"] = "ptr"
         if not isa.exact:
-            params |= dict.fromkeys(("x_index", "x_offsets", "x_weights"), "ptr")
+            params["ranges"] = "ptr"
         kind = f"igemm_{isa.name}_{tile.rows}x{tile.vectors}"
         self.f = Function(kind, params, optimize=False)
 

@@ -89,7 +89,7 @@ class _Printer:
             "zero_point": "i32",
             **epilogue.params(),
         }
-        self.f = Function(f"pool_{form.kind}_{isa.name}", params)
+        self.f = Function(f"pool_{form.kind}_{isa.name}", params, optimize=False)
 
     def kernel(self) -> Code:
         f, p, lanes = self.f, self.f.p, self.form.lanes

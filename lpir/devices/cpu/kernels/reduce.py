@@ -77,6 +77,7 @@ def kernel(isa: Isa, kind: str, type_name: str, along: str) -> Code:
             **dict.fromkeys(("outer", "reduced", "inner"), "i64"),
             "zero_point": "i32",
         },
+        optimize=False,
     )
     type = TYPES[type_name]
     acc = "float" if type == f32 else "i32"

@@ -43,7 +43,7 @@ class _Rows:
         self.epilogue = Epilogue(expanded(epilogue), operands)
         self.type = vector_of("float", self.lanes)
         params = {"x": "ptr", "out": "ptr", "rows": "i64", "length": "i64", **extra, **self.epilogue.params()}
-        self.f = Function(f"{name}_{isa.name}", params)
+        self.f = Function(f"{name}_{isa.name}", params, optimize=False)
         self.length = self.f.p["length"]
         self.even = self.f.sub(self.length, self.f.urem(self.length, self.lanes))
 

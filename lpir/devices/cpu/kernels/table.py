@@ -27,7 +27,7 @@ _SHUFFLE = {16: "llvm.x86.ssse3.pshuf.b.128", 32: "llvm.x86.avx2.pshuf.b", 64: "
 @functools.lru_cache(maxsize=64)
 def kernel(isa: Isa, size: int) -> Code:
     """Parameters: codes `x`, `table` of elements of `size` bytes, `out`, `count`."""
-    f = Function("table", {"x": "ptr", "table": "ptr", "out": "ptr", "count": "i64"})
+    f = Function("table", {"x": "ptr", "table": "ptr", "out": "ptr", "count": "i64"}, optimize=False)
     blocks = f.udiv(f.add(f.p["count"], 63), 64)
     first, last = f.my_range(blocks)
     begin, end = f.mul(first, 64), f.smin(f.mul(last, 64), f.p["count"])

@@ -1,0 +1,74 @@
+"""How far two evaluations of one deep quantized network may be apart, and each layer of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+import lpir
+from lpir.demo.show import cosine
+from lpir.ir.model import Model
+from lpir.passes.lowprec.lower import lower_model
+from lpir.runtime.interpreter import Interpreter
+from tests.interop.networks import Array
+from tests.tolerances import ONE_STEP, Tolerance, assert_close
+
+CORE = ov.Core()
+# the network as it is written: f32 arithmetic and no integer transformations
+AS_WRITTEN = {
+    "LP_TRANSFORMS_MODE": "NO",
+    "INFERENCE_PRECISION_HINT": "f32",
+    # otherwise activations in front of compressed weights are quantized
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+}
+
+# a rounding that flips at a tie is amplified by every later layer (docs/numerics.md)
+MEAN_COSINE, LEAST_COSINE = 0.999, 0.998
+# of a layer's outputs; only values that lie within float32's error of a tie can flip
+MOST_FLIPS = 1e-3
+
+DEEP_SUM = Tolerance("DEEP_SUM", "float32 sums in another order through some fifty layers", of_max=5e-5)
+F16_WEIGHTS = Tolerance("F16_WEIGHTS", "weights are decompressed in float16 by the file, in float32 by a device", of_max=2e-3)
+
+
+def openvino_runs(model: Any, *inputs: Array) -> list[Array]:
+    """All outputs as OpenVINO computes them from the file as written."""
+    compiled = CORE.compile_model(model, "CPU", AS_WRITTEN)
+    found = compiled(list(inputs))
+    return [np.array(found[i]) for i in range(len(compiled.outputs))]
+
+
+def lpir_runs(model: Model | Path, device: str, *inputs: Array) -> list[Array]:
+    """All outputs on a device of lpir."""
+    return [np.asarray(y) for y in lpir.compile_model(model, device)(list(inputs)).to_tuple()]
+
+
+def lowered_runs(model: Model, *inputs: Array) -> list[Array]:
+    """All outputs of the lowered reference: the lowered graph in NumPy."""
+    return Interpreter(lower_model(model)).create_runner().run(inputs)
+
+
+def assert_same_network(actual: list[Array], expected: list[Array], what: str) -> None:
+    """Cosines of outputs, one a photo, as far as flips at ties allow; and the same label."""
+    found = [cosine(a, b) for a, b in zip(actual, expected, strict=True)]
+    assert np.mean(found) >= MEAN_COSINE, f"{what}: cosines {found}"
+    assert min(found) >= LEAST_COSINE, f"{what}: cosines {found}"
+    assert [int(np.argmax(y)) for y in actual] == [int(np.argmax(y)) for y in expected], what
+
+
+def assert_codes(actual: Array, expected: Array, low: Array, step: Array, what: str) -> None:
+    """The codes behind the values of one FakeQuantize: equal but for a few that are one apart."""
+    a, b = (np.rint((x - low) / step).astype(np.int32) for x in (actual, expected))
+    assert_close(a, b, ONE_STEP, what)
+    share = float(np.mean(a != b))
+    assert share <= MOST_FLIPS or int((a != b).sum()) <= 1, f"{what}: {share:.1%} of the codes differ"
+
+
+def assert_close_cosine(actual: list[Array], expected: list[Array], what: str) -> None:
+    """As `assert_same_network`, without labels."""
+    found = [cosine(a, b) for a, b in zip(actual, expected, strict=True)]
+    assert np.mean(found) >= MEAN_COSINE, f"{what}: cosines {found}"
+    assert min(found) >= LEAST_COSINE, f"{what}: cosines {found}"

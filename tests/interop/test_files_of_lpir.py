@@ -1,0 +1,35 @@
+"""Real networks that lpir writes are the same networks in OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import lpir
+from lpir.ir.model import Model
+from tests.interop.agreement import DEEP_SUM, assert_same_network, lpir_runs, openvino_runs
+from tests.interop.conftest import fit
+from tests.interop.networks import FLOAT, Array
+from tests.tolerances import assert_close
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_float_network(name: str, float_model: Callable[[str], Model], unseen: list[Array], tmp_path: Path) -> None:
+    path = tmp_path / "float.xml"
+    lpir.save_model(float_model(name), path, compress_to_fp16=False)
+    x = fit(name, unseen[0])
+    (expected,) = openvino_runs(path, x)
+    for device in ("CPU", "REFERENCE"):
+        (actual,) = lpir_runs(path, device, x)
+        assert_close(actual, expected, DEEP_SUM, device)
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_quantized_network(name: str, own_file: Callable[[str], Path], unseen: list[Array]) -> None:
+    path = own_file(name)
+    inputs = [fit(name, x) for x in unseen]
+    theirs = [openvino_runs(path, x)[0] for x in inputs]
+    ours = [lpir_runs(path, "CPU", x)[0] for x in inputs]
+    assert_same_network(ours, theirs, "lpir's CPU against OpenVINO, as written")

@@ -1,0 +1,100 @@
+"""IR files of OpenVINO and NNCF give the same answers here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nncf
+import numpy as np
+import openvino as ov
+import pytest
+
+import lpir
+from lpir.ir.model import Model
+from tests.interop.agreement import (
+    DEEP_SUM,
+    F16_WEIGHTS,
+    assert_close_cosine,
+    assert_same_network,
+    lpir_runs,
+    openvino_runs,
+)
+from tests.interop.conftest import fit
+from tests.interop.networks import FLOAT, TOKENS, WIDTH, Array, encoder_block, openvino_model, quantize_with_nncf
+from tests.tolerances import F32_CHAIN, F32_SUM, assert_close
+
+RANDOM = np.random.default_rng(17)
+# NNCF gives conv nets of this kind; every one of them has to run in INT8
+WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
+
+
+def tokens() -> Array:
+    return RANDOM.standard_normal((1, TOKENS, WIDTH)).astype(np.float32)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("name", FLOAT)
+def test_converted_network(
+    name: str, compress: bool, float_model: Callable[[str], Model], unseen: list[Array], tmp_path: Path
+) -> None:
+    path = tmp_path / "converted.xml"
+    ov.save_model(openvino_model(float_model(name), tmp_path), path, compress_to_fp16=compress)
+    x = fit(name, unseen[0])
+    (expected,) = openvino_runs(path, x)
+    for device in ("CPU", "REFERENCE"):
+        assert_close(lpir_runs(path, device, x)[0], expected, DEEP_SUM, device)
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_network_that_nncf_quantized(name: str, nncf_file: Callable[[str], Path], unseen: list[Array]) -> None:
+    path = nncf_file(name)
+    inputs = [fit(name, x) for x in unseen]
+    theirs = [openvino_runs(path, x)[0] for x in inputs]
+    ours = [lpir_runs(path, "CPU", x)[0] for x in inputs]
+    assert_same_network(ours, theirs, "lpir's CPU against OpenVINO, as written")
+
+
+def test_mobilenet_of_nncf_runs_in_int8(nncf_file: Callable[[str], Path]) -> None:
+    explanation = lpir.compile_model(nncf_file("mobilenet_v2"), "CPU").explain()
+    rows = [r for r in explanation if r.type in WEIGHTED]
+    assert len(rows) == 53
+    assert {r.precision for r in rows} == {"INT8"}
+    assert explanation.refused() == []
+    assert [r.name for r in explanation if r.kernel == "eval"] == []
+
+
+def test_encoder_block(tmp_path: Path) -> None:
+    """Float, as converted."""
+    path = tmp_path / "block.xml"
+    ov.save_model(encoder_block(), path, compress_to_fp16=False)
+    x = tokens()
+    for device in ("CPU", "REFERENCE"):
+        assert_close(lpir_runs(path, device, x)[0], openvino_runs(path, x)[0], F32_SUM.per(WIDTH), device)
+
+
+def test_encoder_block_that_nncf_quantized(tmp_path: Path) -> None:
+    path = tmp_path / "block.xml"
+    data = [tokens() for _ in range(6)]
+    ov.save_model(quantize_with_nncf(encoder_block(), data, model_type=nncf.ModelType.TRANSFORMER), path)
+    inputs = [tokens() for _ in range(4)]
+    theirs = [openvino_runs(path, x)[0] for x in inputs]
+    assert_close_cosine([lpir_runs(path, "REFERENCE", x)[0] for x in inputs], theirs, "REFERENCE")
+    assert_close_cosine([lpir_runs(path, "CPU", x)[0] for x in inputs], theirs, "CPU")
+    explanation = lpir.compile_model(path, "CPU").explain()
+    assert explanation.refused() == []
+    # the six layers with weights, and Q x K; the probabilities x V stay float in NNCF's transformers
+    assert sum(r.precision == "INT8" for r in explanation if r.type == "MatMul") == 7
+
+
+@pytest.mark.parametrize("mode", ["INT8_ASYM", "INT8_SYM", "INT4_ASYM", "INT4_SYM"])
+def test_compressed_weights(mode: str, tmp_path: Path) -> None:
+    options = {"group_size": 16, "ratio": 1.0, "all_layers": True} if mode.startswith("INT4") else {}
+    path = tmp_path / "compressed.xml"
+    compressed = nncf.compress_weights(encoder_block(), mode=nncf.CompressWeightsMode[mode], **options)
+    ov.save_model(compressed, path)
+    x = tokens()
+    (expected,) = openvino_runs(path, x)
+    (reference,) = lpir_runs(path, "REFERENCE", x)
+    assert_close(reference, expected, F16_WEIGHTS)
+    assert_close(lpir_runs(path, "CPU", x)[0], reference, F32_CHAIN.per(WIDTH))
