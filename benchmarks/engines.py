@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # oneDNN's names for what lpir calls an instruction set
+ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
 ONEDNN = {"avx2": "AVX2", "avx_vnni": "AVX2_VNNI", "avx512": "AVX512_CORE", "avx512_vnni": "AVX512_CORE_VNNI"}
 
 
 class Engine(ABC):
     """A compiled network with bound input and output: `run` is one inference and nothing else."""
+
+    # the key in ENGINES
+    key: ClassVar[str]
 
     def __init__(self, maker: str, precision: str, path: Path, threads: int, exact: bool = False) -> None:
         self.maker = maker
@@ -56,6 +60,8 @@ class Engine(ABC):
 class Lpir(Engine):
     """lpir on "CPU", or "REFERENCE" when `exact`."""
 
+    key = "lpir"
+
     def __init__(
         self, precision: str, path: Path, threads: int, exact: bool = False, isa: str = "", maker: str = "lpir"
     ) -> None:
@@ -84,6 +90,8 @@ class Lpir(Engine):
 
 class OpenVino(Engine):
     """OpenVINO's CPU device; `exact` runs FakeQuantize as it is written."""
+
+    key = "openvino"
 
     def __init__(self, precision: str, path: Path, threads: int, exact: bool = False) -> None:
         import openvino as ov
@@ -134,6 +142,8 @@ WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 class OnnxRuntime(Engine):
     """ONNX Runtime's CPU provider with I/O binding; `exact` switches graph optimization off: QDQ in float."""
 
+    key = "onnxruntime"
+
     def __init__(self, precision: str, path: Path, threads: int, exact: bool = False) -> None:
         import onnxruntime as ort
 
@@ -166,3 +176,11 @@ def _nested(count: Mapping[tuple[str, str], int]) -> dict[str, Any]:
     for (kind, kernel), number in sorted(count.items()):
         found.setdefault(kind, {})[kernel] = number
     return found
+
+
+# by the names of modules, for command lines
+ENGINES: dict[str, Callable[[str, Path, int, bool], Engine]] = {
+    "lpir": Lpir,
+    "openvino": OpenVino,
+    "onnxruntime": OnnxRuntime,
+}

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.engines import ONEDNN, Engine, Lpir, OnnxRuntime, OpenVino
+from benchmarks.engines import ISA_LIMIT, ONEDNN, Engine, Lpir, OnnxRuntime, OpenVino
+from benchmarks.exact import exact_outputs
 from benchmarks.machine import cpu_facts, describe
 from benchmarks.prepare import NETWORKS, Array, Files, prepare
 from benchmarks.rounds import Times, measure, ratio
@@ -29,16 +30,16 @@ from lpir.demo.show import cosine
 OWN = "lpir, own quantizer,"
 
 
-def engine_makers(files: Files, isa: str) -> list[Callable[[int, bool], Engine]]:
-    """Functions of (threads, exact) that load the engines, lpir's first."""
+def engine_makers(files: Files, isa: str) -> list[Callable[[int], Engine]]:
+    """Functions of the number of threads that load the engines, lpir's first."""
     return [
-        lambda threads, exact: Lpir("FP32", files.ir, threads, exact, isa),
-        lambda threads, exact: Lpir("INT8", files.nncf, threads, exact, isa),
-        lambda threads, exact: Lpir("INT8", files.own, threads, exact, isa, maker=OWN),
-        lambda threads, exact: OpenVino("FP32", files.ir, threads, exact),
-        lambda threads, exact: OpenVino("INT8", files.nncf, threads, exact),
-        lambda threads, exact: OnnxRuntime("FP32", files.onnx, threads, exact),
-        lambda threads, exact: OnnxRuntime("INT8", files.onnx_int8, threads, exact),
+        lambda threads: Lpir("FP32", files.ir, threads, isa=isa),
+        lambda threads: Lpir("INT8", files.nncf, threads, isa=isa),
+        lambda threads: Lpir("INT8", files.own, threads, isa=isa, maker=OWN),
+        lambda threads: OpenVino("FP32", files.ir, threads),
+        lambda threads: OpenVino("INT8", files.nncf, threads),
+        lambda threads: OnnxRuntime("FP32", files.onnx, threads),
+        lambda threads: OnnxRuntime("INT8", files.onnx_int8, threads),
     ]
 
 
@@ -58,7 +59,7 @@ def fidelity(
     kernels: dict[str, Any] = {}
     float_outputs: list[Array] = []
     for make in engine_makers(files, isa):
-        engine = make(1, False)
+        engine = make(1)
         outputs = [engine.infer(x) for x in pictures]
         float_outputs = float_outputs or outputs
         tops = [int(np.argmax(y)) for y in outputs]
@@ -69,9 +70,9 @@ def fidelity(
             "to_fp32": spread([cosine(y, z) for y, z in zip(outputs, float_outputs, strict=True)]),
         }
         if engine.precision == "INT8":
-            reference = make(1, True)
             few = pictures[: network.exact_photos]
-            row["to_exact"] = spread([cosine(y, reference.infer(x)) for x, y in zip(few, outputs, strict=False)])
+            exact = exact_outputs(engine.key, engine.path, few)
+            row["to_exact"] = spread([cosine(y, z) for y, z in zip(outputs, exact, strict=False)])
             row["exact_photos"] = len(few)
         found[engine.name] = row
         kernels[engine.name] = engine.kernels()
@@ -131,7 +132,7 @@ def main() -> None:
     options = arguments()
     if options.isa in ONEDNN:
         # oneDNN reads it once, when it is loaded; ONNX Runtime and OpenVINO's own kernels have no such switch
-        os.environ["ONEDNN_MAX_CPU_ISA"] = ONEDNN[options.isa]
+        os.environ[ISA_LIMIT] = ONEDNN[options.isa]
     found = photos()
     pictures, labels = [p.input() for p in found], [p.label for p in found]
     print(describe() + (f"\nlpir's instruction set, and oneDNN's limit: {options.isa}" if options.isa else ""))
@@ -141,7 +142,7 @@ def main() -> None:
             files = prepare(name, options.cache or Path(temporary), pictures)
             times = {}
             for threads in options.threads:
-                engines = [make(threads, False) for make in engine_makers(files, options.isa)]
+                engines = [make(threads) for make in engine_makers(files, options.isa)]
                 times[threads] = time_engines(engines, pictures[0], options.rounds, options.burst_ms)
             few = slice(0, options.photos)
             rows, kernels = fidelity(name, files, options.isa, pictures[few], labels[few])

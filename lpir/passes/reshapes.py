@@ -145,7 +145,8 @@ class Lengths:
             return inner if inner is not None and len(inner) == 1 else None
         if is_op(target, "Gather") and is_op(inputs[0], "ShapeOf"):
             source, index = inputs[0].node.inputs[0], known_value(inputs[1])
-            if index is None or source.shape.rank is None or np.any(np.abs(2 * index + 1) > 2 * source.shape.rank):
+            rank = source.shape.rank
+            if index is None or rank is None or np.any(index < -rank) or np.any(index >= rank):
                 return None
             return [self.entry(source, int(i)) for i in index.reshape(-1)]
         one = target.shape.is_static and target.shape.to_static() in ((), (1,))

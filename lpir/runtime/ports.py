@@ -40,7 +40,10 @@ class Port:
 
     def accept(self, given: Any) -> Array:
         """`given` as a contiguous array of this port's type. Raises InputError that says what is expected."""
-        array = given.data if isinstance(given, Tensor) else np.asarray(given)
+        try:
+            array = given.data if isinstance(given, Tensor) else np.asarray(given)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InputError(f"input {self} cannot take a {type(given).__name__}: {error}") from None
         if array.dtype != self.dtype:
             array = self._cast(array)
         if array.shape != self.lengths and not self.shape.allows(array.shape):

@@ -31,32 +31,41 @@ MEAN_COSINE, LEAST_COSINE = 0.999, 0.998
 MOST_FLIPS = 1e-3
 
 DEEP_SUM = Tolerance("DEEP_SUM", "float32 sums in another order through some fifty layers", of_max=5e-5)
-F16_WEIGHTS = Tolerance("F16_WEIGHTS", "weights are decompressed in float16 by the file, in float32 by a device", of_max=2e-3)
+F16_WEIGHTS = Tolerance(
+    "F16_WEIGHTS", "weights are decompressed in float16 by the file, in float32 by a device", of_max=2e-3
+)
 
 
-def openvino_runs(model: Any, *inputs: Array) -> list[Array]:
-    """All outputs as OpenVINO computes them from the file as written."""
+def openvino_runs(model: Any, *samples: list[Array]) -> list[list[Array]]:
+    """For each sample all outputs, as OpenVINO computes them from the file as written."""
     compiled = CORE.compile_model(model, "CPU", AS_WRITTEN)
-    found = compiled(list(inputs))
-    return [np.array(found[i]) for i in range(len(compiled.outputs))]
+    ports = range(len(compiled.outputs))
+    return [[np.array(found[i]) for i in ports] for found in map(compiled.infer_new_request, samples)]
 
 
-def lpir_runs(model: Model | Path, device: str, *inputs: Array) -> list[Array]:
-    """All outputs on a device of lpir."""
-    return [np.asarray(y) for y in lpir.compile_model(model, device)(list(inputs)).to_tuple()]
+def lpir_runs(model: Model | Path, device: str, *samples: list[Array]) -> list[list[Array]]:
+    """For each sample all outputs on a device of lpir."""
+    compiled = lpir.compile_model(model, device)
+    return [[np.asarray(y) for y in compiled(sample).to_tuple()] for sample in samples]
 
 
-def lowered_runs(model: Model, *inputs: Array) -> list[Array]:
-    """All outputs of the lowered reference: the lowered graph in NumPy."""
-    return Interpreter(lower_model(model)).create_runner().run(inputs)
+def lowered_runs(model: Model, *samples: list[Array]) -> list[list[Array]]:
+    """For each sample all outputs of the lowered reference: the lowered graph in NumPy."""
+    runner = Interpreter(lower_model(model)).create_runner()
+    return [runner.run(sample) for sample in samples]
 
 
-def assert_same_network(actual: list[Array], expected: list[Array], what: str) -> None:
-    """Cosines of outputs, one a photo, as far as flips at ties allow; and the same label."""
-    found = [cosine(a, b) for a, b in zip(actual, expected, strict=True)]
+def assert_same_values(actual: list[list[Array]], expected: list[list[Array]], what: str) -> None:
+    """Cosines of the only output, one a sample, as far as flips at ties allow."""
+    found = [cosine(a, b) for (a,), (b,) in zip(actual, expected, strict=True)]
     assert np.mean(found) >= MEAN_COSINE, f"{what}: cosines {found}"
     assert min(found) >= LEAST_COSINE, f"{what}: cosines {found}"
-    assert [int(np.argmax(y)) for y in actual] == [int(np.argmax(y)) for y in expected], what
+
+
+def assert_same_network(actual: list[list[Array]], expected: list[list[Array]], what: str) -> None:
+    """`assert_same_values`, and the same label for each photo."""
+    assert_same_values(actual, expected, what)
+    assert [int(np.argmax(y)) for (y,) in actual] == [int(np.argmax(y)) for (y,) in expected], what
 
 
 def assert_codes(actual: Array, expected: Array, low: Array, step: Array, what: str) -> None:
@@ -65,10 +74,3 @@ def assert_codes(actual: Array, expected: Array, low: Array, step: Array, what: 
     assert_close(a, b, ONE_STEP, what)
     share = float(np.mean(a != b))
     assert share <= MOST_FLIPS or int((a != b).sum()) <= 1, f"{what}: {share:.1%} of the codes differ"
-
-
-def assert_close_cosine(actual: list[Array], expected: list[Array], what: str) -> None:
-    """As `assert_same_network`, without labels."""
-    found = [cosine(a, b) for a, b in zip(actual, expected, strict=True)]
-    assert np.mean(found) >= MEAN_COSINE, f"{what}: cosines {found}"
-    assert min(found) >= LEAST_COSINE, f"{what}: cosines {found}"

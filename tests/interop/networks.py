@@ -100,7 +100,9 @@ def cut_at_codes(model: Model) -> tuple[Model, list[str]]:
         end = copy_node(node, inputs)
         results.append(Node(Result(), end.outputs, f"{node.name}/end"))
         parameters.append(parameter(inputs[0].shape, inputs[0].element_type, f"{node.name}/begin"))
-        return copy_node(node, [parameters[-1].output, *inputs[1:]]).outputs
+        # with the limits in common, OpenVINO 2026.4 cannot compile two FakeQuantize of a channel each
+        limits = [copy_node(v.node, ()).output for v in inputs[1:]]
+        return copy_node(node, [parameters[-1].output, *limits]).outputs
 
     copy = model.clone(replace)
     names = [r.name.removesuffix("/end") for r in results]

@@ -19,17 +19,16 @@ from tests.tolerances import assert_close
 def test_float_network(name: str, float_model: Callable[[str], Model], unseen: list[Array], tmp_path: Path) -> None:
     path = tmp_path / "float.xml"
     lpir.save_model(float_model(name), path, compress_to_fp16=False)
-    x = fit(name, unseen[0])
-    (expected,) = openvino_runs(path, x)
+    x = [fit(name, unseen[0])]
+    ((expected,),) = openvino_runs(path, x)
     for device in ("CPU", "REFERENCE"):
-        (actual,) = lpir_runs(path, device, x)
+        ((actual,),) = lpir_runs(path, device, x)
         assert_close(actual, expected, DEEP_SUM, device)
 
 
 @pytest.mark.parametrize("name", FLOAT)
 def test_quantized_network(name: str, own_file: Callable[[str], Path], unseen: list[Array]) -> None:
     path = own_file(name)
-    inputs = [fit(name, x) for x in unseen]
-    theirs = [openvino_runs(path, x)[0] for x in inputs]
-    ours = [lpir_runs(path, "CPU", x)[0] for x in inputs]
+    samples = [[fit(name, x)] for x in unseen]
+    ours, theirs = lpir_runs(path, "CPU", *samples), openvino_runs(path, *samples)
     assert_same_network(ours, theirs, "lpir's CPU against OpenVINO, as written")

@@ -33,3 +33,8 @@ def test_every_public_name_exists() -> None:
 def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = lpir.nothing
+
+
+def test_quantize_is_a_function_whatever_was_imported_first() -> None:
+    for first in ("import lpir", "from lpir.quantize.dataset import Dataset", "from lpir import quantize"):
+        assert fresh(f"{first}; import lpir; print(callable(lpir.quantize))").strip() == "True"

@@ -19,7 +19,7 @@ from lpir.ir.op import Op
 from lpir.ir.types import bf16, f16
 from lpir.scalar.expr import Expr
 
-# from this width on x86 has f16c
+# narrower instruction sets may lack conversions of f16
 AVX_BITS = 256
 
 
@@ -83,6 +83,6 @@ def _beyond(node: Node, isa: Isa) -> str | None:
         if isinstance(expr, Expr):
             types |= {e.type for e in expr.walk()}
     # without the instructions LLVM calls functions of a run-time library that a process need not have
-    if bf16 in types or (f16 in types and isa.is_x86 and isa.bits < AVX_BITS):
+    if bf16 in types or (f16 in types and isa.bits < AVX_BITS):
         return f"{isa.name} does not convert 16-bit floats"
     return None

@@ -38,3 +38,16 @@ def widening(f: Function, acc: Value, u: Value, s: Value) -> Value:
     for i in range(4):
         acc = f.add(acc, f.shuffle(products, None, range(i, u.lanes, 4)))
     return acc
+
+
+def careful(f: Function, u: Value) -> tuple[Value, Value]:
+    """`u - 128` as signed bytes, and its absolute value as unsigned ones."""
+    shifted = f.binary("xor", u, f.const(u.type, -128))
+    return shifted, f.call(f"llvm.abs.v{u.lanes}i8", u.type, shifted, Value("i1", "false"))
+
+
+def with_sign(f: Function, w: Value, a: Value) -> Value:
+    """`w` where byte `a` is positive, `-w` where it is negative; anything where it is zero."""
+    if w.lanes == 32:
+        return f.call("llvm.x86.avx2.psign.b", w.type, w, a)
+    return f.select(f.icmp("slt", a, 0), f.sub(0, w), w)

@@ -177,7 +177,8 @@ class Product:
             each = packed[0].nbytes if len(packed) > 1 else 0
             self.w_groups = ctx.constant(np.arange(shape.groups, dtype=np.int64) * each)
         else:
-            assert w is not None and w_groups is not None
+            assert w is not None
+            assert w_groups is not None
             self.w, self.w_groups = w, ctx.constant(w_groups)
         self.packed = constant is not None
 

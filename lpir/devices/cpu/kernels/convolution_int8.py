@@ -160,13 +160,6 @@ class _Product:
             x_table=rows.table is not None,
         )
         packed = gemm.pack(w)
-        extra = {}
-        if packed.extra_index is not None and packed.extra_offsets is not None and packed.extra_weights is not None:
-            extra = {
-                "extra_index": ctx.constant(packed.extra_index),
-                "extra_offsets": ctx.constant(np.append(packed.extra_offsets, np.int32(0))),
-                "extra_weights": ctx.constant(packed.extra_weights),
-            }
         call = igemm.Call(
             x=x,
             x_rows=rows,
@@ -175,9 +168,9 @@ class _Product:
             out=ctx.ref(node.outputs[0]),
             out_rows=Rows(out[-1] * element_bytes(epilogue.type)),
             operands=[bind_operand(v, out, ctx) for v in operands],
-            offsets=ctx.constant(gemm.offsets) if gemm.needs_offsets else 0,
+            offsets=ctx.constant(packed.offsets) if gemm.needs_offsets else 0,
+            ranges=0 if self.isa.exact else ctx.constant(packed.ranges),
             x_group=group_bytes,
-            **extra,
         )
         return Step(gemm.kernel, tuple(gemm.params(call, ctx.threads)))
 

@@ -1,4 +1,4 @@
-"""Float32 matrix product with an epilogue: convolutions of any rank, grouped too, and MatMul of any two operands.
+"""Matrix product with an epilogue: float32 convolutions of any rank, and MatMul of any two operands, float32 or u8.
 
 For group `g`, row (output pixel) `m` and channel `n`:
 
@@ -11,6 +11,12 @@ A group is a group of a convolution (channel `g * N + n` of row `m`) or one matr
 `w` is packed when it is constant: `[G, blocks, K, vectors * lanes]`, so that a step of the inner loop reads one run.
 Else it is read where it is, as rows of `[K, N]`.
 
+The inner loop takes 4 bytes of a row of `x` at a time: a float; or 4 u8 codes ("bytes"); or 2 codes as int16 ("words",
+where the dot product of bytes is not exact). Codes of `w` lie as `[K / 4, N, 4]` u8, 128 more than what is multiplied, or
+as `[K / 2, N, 2]` int16. Zero points enter through sums of rows of `x` and of columns of `w`:
+
+    sum (a - za)(b - zb) = sum a b - zb sum a - za sum b + K za zb
+
 Reads are whole vectors: every buffer needs 64 readable bytes behind its end. The last row tile and the last vector
 overlap their neighbors, so some outputs are computed and stored twice: the output must not share memory with an input.
 """
@@ -18,14 +24,15 @@ overlap their neighbors, so some outputs are computed and stored twice: the outp
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
+from lpir.devices.cpu.isa.dots import pmaddwd
 from lpir.devices.cpu.kernels import tiling
 from lpir.devices.cpu.kernels.base import Step
 from lpir.devices.cpu.kernels.epilogue import (
@@ -53,7 +60,8 @@ class Form:
     """What is compiled into a kernel besides its tile and epilogue.
 
     `packed`: how `w` lies in memory; `taps`: whether there is more than one run of channels; `narrow`: fewer channels
-    than lanes; `x_table`: rows of `x` are found by a table; `unroll`: steps a round of the inner loop.
+    than lanes; `x_table`: rows of `x` are found by a table; `unroll`: steps a round of the inner loop; `arithmetic`:
+    "float", "bytes" or "words"; `row_sums`, `column_sums`: whether sums of codes are added.
     """
 
     packed: bool
@@ -61,11 +69,14 @@ class Form:
     narrow: bool
     x_table: bool
     unroll: int
+    arithmetic: str = "float"
+    row_sums: bool = False
+    column_sums: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a product: groups, rows, channels a group, runs of input channels and their length."""
+    """Sizes of a product: groups, rows, channels a group, runs of input channels and their length in 4 bytes."""
 
     groups: int
     m: int
@@ -77,7 +88,9 @@ class Shape:
 @dataclass(frozen=True, slots=True)
 class Call:
     """Buffers of one layer. `taps`: int64 byte offset of every run; `x_groups`, `w_groups`: int64 byte offset of every
-    group; `batched`: whether groups follow each other as rows instead of as channels."""
+    group; `batched`: whether groups follow each other as rows instead of as channels; `sums`: parameters of the sums of
+    codes: int32 vectors `row_sums`, `column_sums`, int64 first elements of a group's `row_groups`, `column_groups`,
+    factors `row_factor`, `column_factor`, and `base`, which is added where there are column sums."""
 
     x: Ref
     x_rows: Rows
@@ -88,6 +101,7 @@ class Call:
     out: Ref
     operands: Sequence[Bound]
     batched: bool
+    sums: Mapping[str, int | Ref] = field(default_factory=dict)
 
 
 def choose_tile(isa: Isa, shape: Shape, packed: bool, operations: int) -> Tile:
@@ -141,6 +155,7 @@ def step(
     }
     if form.taps:
         values |= {"taps": call.taps, "tap_count": shape.taps}
+    values |= call.sums
     return Step.of(made, values)
 
 
@@ -161,7 +176,10 @@ class _Printer:
     def __init__(self, isa: Isa, tile: Tile, epilogue: Epilogue, form: Form) -> None:
         self.isa, self.tile, self.epilogue, self.form = isa, tile, epilogue, form
         self.lanes = isa.lanes()
-        self.type = vector_of("float", self.lanes)
+        self.type = vector_of("float" if form.arithmetic == "float" else "i32", self.lanes)
+        size, element = {"float": (1, "float"), "bytes": (4, "i8"), "words": (2, "i16")}[form.arithmetic]
+        self.weight_type = vector_of(element, size * self.lanes)
+        self.sums: dict[str, Value] = {}
         params = {
             **{"x": "ptr", "x_rows": "ptr" if form.x_table else "i64", "x_groups": "ptr"},
             **{"w": "ptr", "w_groups": "ptr", "out": "ptr"},
@@ -170,7 +188,12 @@ class _Printer:
         }
         if form.taps:
             params |= {"taps": "ptr", "tap_count": "i64"}
-        self.f = Function(f"fgemm_{isa.name}_{tile.rows}x{tile.vectors}", params, optimize=False)
+        if form.row_sums:
+            params |= {"row_sums": "ptr", "row_groups": "ptr", "row_factor": "i32"}
+        if form.column_sums:
+            params |= {"column_sums": "ptr", "column_groups": "ptr", "column_factor": "i32", "base": "i32"}
+        kind = "fgemm" if form.arithmetic == "float" else f"gemm_{form.arithmetic}"
+        self.f = Function(f"{kind}_{isa.name}_{tile.rows}x{tile.vectors}", params, optimize=False)
 
     def kernel(self) -> Kernel:
         f = self.f
@@ -182,6 +205,7 @@ class _Printer:
             mc, nc = f.udiv(rest, f.p["n_chunks"]), f.urem(rest, f.p["n_chunks"])
             x = f.gep(f.p["x"], f.load("i64", f.gep(f.p["x_groups"], group, "i64"), 8))
             w = f.gep(f.p["w"], f.load("i64", f.gep(f.p["w_groups"], group, "i64"), 8))
+            self._find_sums(group)
             row, channel = f.mul(group, f.p["row_group"]), f.mul(group, f.p["channel_group"])
             tiles = self._chunk(mc, f.p["m_tiles"], f.p["m_chunks"])
             with f.loop(*self._chunk(nc, f.p["n_blocks"], f.p["n_chunks"]), name="block") as block:
@@ -189,6 +213,31 @@ class _Printer:
                 with f.loop(*tiles, name="tile") as tile:
                     self._tile(x, panel, row, [f.add(channel, c) for c in channels], tile.index)
         return f.kernel()
+
+    def _find_sums(self, group: Value) -> None:
+        """Pointers to the sums of codes of one group."""
+        f = self.f
+        for which in ("row", "column"):
+            if f"{which}_sums" in f.p:
+                first = f.load("i64", f.gep(f.p[f"{which}_groups"], group, "i64"), 8)
+                self.sums[which] = f.gep(f.p[f"{which}_sums"], first, "i32")
+
+    def _start(self, channels: list[Value]) -> list[Value]:
+        """What the sums of one row start from."""
+        f = self.f
+        if "column" not in self.sums:
+            return [f.zeros(self.type)] * len(channels)
+        factor, base = f.splat(f.p["column_factor"], self.lanes), f.splat(f.p["base"], self.lanes)
+        loaded = [f.load(self.type, f.gep(self.sums["column"], n, "i32"), 4) for n in channels]
+        return [f.add(f.mul(x, factor), base) for x in loaded]
+
+    def _with_row(self, x: Value, row: Value) -> Value:
+        """A sum with what its row of codes adds."""
+        f = self.f
+        if "row" not in self.sums:
+            return x
+        total = f.load("i32", f.gep(self.sums["row"], row, "i32"), 4)
+        return f.add(x, f.splat(f.mul(total, f.p["row_factor"]), self.lanes))
 
     def _chunk(self, index: Value, count: Value, chunks: Value) -> tuple[Value, Value]:
         f = self.f
@@ -215,7 +264,7 @@ class _Printer:
         f, rows = self.f, self.tile.rows
         first = f.smin(f.mul(index, rows), f.sub(f.p["m"], rows))
         pointers = [row_pointer(f, x, f.p["x_rows"], f.add(first, r)) for r in range(rows)]
-        sums = [f.zeros(self.type)] * (rows * self.tile.vectors)
+        sums = self._start(channels) * rows
         if self.form.taps:
             with f.loop(0, f.p["tap_count"], carried=[panel, *sums], nonempty=True, name="tap") as tap:
                 offset = f.load("i64", f.gep(f.p["taps"], tap.index, "i64"), 8)
@@ -223,7 +272,7 @@ class _Printer:
             sums = tap.results[1:]
         else:
             sums = self._run(pointers, f.const("i64", 0), [panel, *sums])[1:]
-        self._store(sums, f.add(row, first), channels)
+        self._store(sums, row, first, channels)
 
     def _run(self, pointers: list[Value], offset: Value, carried: list[Value]) -> list[Value]:
         """Adds the products of one run of channels, `offset` bytes behind the rows. Carries `w` and the sums."""
@@ -239,29 +288,46 @@ class _Printer:
 
     def _products(self, pointers: list[Value], offset: Value, ahead: int, w: Value, sums: list[Value]) -> list[Value]:
         f, out = self.f, []
-        weights = [f.load(self.type, f.gep(w, j * self.lanes * 4), 4) for j in range(self.tile.vectors)]
+        weights = [f.load(self.weight_type, f.gep(w, j * self.lanes * 4), 4) for j in range(self.tile.vectors)]
+        if self.form.arithmetic == "bytes":
+            # 128 less, as signed bytes
+            weights = [f.binary("xor", x, f.const(x.type, 0x80)) for x in weights]
+        four = "float" if self.form.arithmetic == "float" else "i32"
         for r, pointer in enumerate(pointers):
-            a = f.splat(f.load("float", f.gep(f.gep(pointer, offset), ahead), 4), self.lanes)
+            a = f.splat(f.load(four, f.gep(f.gep(pointer, offset), ahead), 1), self.lanes)
+            a = f.convert("bitcast", a, self.weight_type)
             for j, weight in enumerate(weights):
-                out.append(f.intrinsic("llvm.fma", self.type, a, weight, sums[r * len(weights) + j]))
+                out.append(self._multiply(a, weight, sums[r * len(weights) + j]))
         return out
 
-    def _store(self, sums: list[Value], first: Value, channels: list[Value]) -> None:
+    def _multiply(self, a: Value, weight: Value, total: Value) -> Value:
+        """`total` and the products of one cell of the tile."""
+        f = self.f
+        if self.form.arithmetic == "float":
+            return f.intrinsic("llvm.fma", self.type, a, weight, total)
+        if self.form.arithmetic == "bytes":
+            return self.isa.dot(f, total, a, weight)
+        return f.add(total, pmaddwd(f, a, weight))
+
+    def _store(self, sums: list[Value], row: Value, first: Value, channels: list[Value]) -> None:
+        """Finishes a tile: rows `first ...` of a group whose rows start at output row `row`."""
         f, rows, vectors = self.f, self.tile.rows, self.tile.vectors
         operations = sum(1 for e in self.epilogue.expr.walk() if e.args)
         if operations * rows * vectors <= INLINE_EPILOGUE:
             for j, n in enumerate(channels):
                 leaves = self.epilogue.vectors(f, n, self.lanes)
                 for r in range(rows):
-                    self._finish(sums[r * vectors + j], leaves, f.add(first, r), n)
+                    own = f.add(first, r)
+                    self._finish(self._with_row(sums[r * vectors + j], own), leaves, f.add(row, own), n)
             return
         stored = f.alloca(self.type, rows * vectors)
         for i, x in enumerate(sums):
             f.store(x, f.gep(stored, i, self.type), 64)
-        with f.loop(0, rows, name="out") as row:
+        with f.loop(0, rows, name="out") as line:
+            own = f.add(first, line.index)
             for j, n in enumerate(channels):
-                x = f.load(self.type, f.gep(stored, f.add(f.mul(row.index, vectors), j), self.type), 4)
-                self._finish(x, self.epilogue.vectors(f, n, self.lanes), f.add(first, row.index), n)
+                x = f.load(self.type, f.gep(stored, f.add(f.mul(line.index, vectors), j), self.type), 4)
+                self._finish(self._with_row(x, own), self.epilogue.vectors(f, n, self.lanes), f.add(row, own), n)
 
     def _finish(self, x: Value, leaves: dict[int, Value], row: Value, n: Value) -> None:
         f = self.f

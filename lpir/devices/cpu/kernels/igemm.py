@@ -30,6 +30,7 @@ import numpy as np
 from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref, Word
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
+from lpir.devices.cpu.isa.dots import careful, with_sign
 from lpir.devices.cpu.kernels import tiling
 from lpir.devices.cpu.kernels.epilogue import (
     Bound,
@@ -62,7 +63,7 @@ def applies(channels: int, taps: int, epilogue: Expr) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Buffers of one layer. `x`, `out`: pointer to the first row; `init`: int32 [G, N]; `offsets`,
+    """Buffers of one layer. `x`, `out`: pointer to the first row; `init`: `init_vector`; `offsets`,
     `ranges`: of `PackedWeights`, where the kernel needs them; `x_group`: bytes between the inputs of two groups."""
 
     x: Pointer
@@ -240,7 +241,8 @@ class _Printer:
             tiles = self._chunk(mc, f.p["m_tiles"], f.p["m_chunks"])
             with f.loop(*blocks, name="block") as block:
                 which = f.add(f.mul(group, f.p["n_blocks"]), block.index)
-                w = f.gep(f.p["w"], f.mul(which, panel))
+                # steps of all blocks are numbered through where blocks differ in how many they have
+                w = f.gep(f.p["w"], f.mul(which, panel)) if self.isa.exact else f.p["w"]
                 channels = self._channels(block.index)
                 base = f.mul(group, f.p["n"])
                 with f.loop(*tiles, name="tile") as tile:
@@ -262,59 +264,67 @@ class _Printer:
         return [*channels, end if self.form.narrow else f.smin(end, f.sub(n, lanes))]
 
     def _tile(self, x: Value, w: Value, which: Value, channels: list[Value], index: Value) -> None:
-        f = self.f
+        f, width = self.f, self.tile.vectors * self.lanes
         first = f.smin(f.mul(index, self.tile.rows), f.sub(f.p["m"], self.tile.rows))
         rows = [f.add(first, r) for r in range(self.tile.rows)]
         pointers = [row_pointer(f, x, f.p["x_rows"], m) for m in rows]
-        starts = [f.load(self.acc_type, f.gep(f.p["init"], c, "i32"), 4) for c in channels]
-        sums = self._sum(pointers, w, [s for _ in rows for s in starts])
-        if not self.isa.exact:
-            sums = self._extra(pointers, which, sums)
+        init = f.gep(f.p["init"], f.mul(which, width), "i32")
+        starts = [f.load(self.acc_type, f.gep(init, j * self.lanes, "i32"), 4) for j in range(self.tile.vectors)]
+        sums = [s for _ in rows for s in starts]
+        if self.isa.exact:
+            sums = self._steps(pointers, w, f.const("i64", 0), f.p["steps"], sums)
+        else:
+            start, middle, end = self._ranges(which)
+            sums = self._steps(pointers, w, start, middle, sums)
+            sums = self._steps(pointers, w, middle, end, sums, careful_=True)
         self._store(sums, rows, channels)
 
-    def _sum(self, pointers: list[Value], w: Value, sums: list[Value]) -> list[Value]:
-        f, unroll = self.f, self.form.unroll
+    def _ranges(self, which: Value) -> list[Value]:
+        """First plain step, first careful step and end of a block."""
+        f = self.f
+        at = f.gep(f.p["ranges"], f.mul(which, 3), "i32")
+        return [f.convert("sext", f.load("i32", f.gep(at, 4 * i), 4), "i64") for i in range(3)]
+
+    def _steps(
+        self, pointers: list[Value], w: Value, first: Value, last: Value, sums: list[Value], careful_: bool = False
+    ) -> list[Value]:
+        """`sums` plus the products of steps `first .. last` of the weights at `w`."""
+        f, form = self.f, self.form
         column = self.tile.vectors * self.lanes * 4
-        with f.loop(0, f.p["steps"], unroll, carried=sums, nonempty=True, name="step") as k:
+        with f.loop(first, last, form.unroll, carried=sums, nonempty=self.isa.exact, name="step") as k:
             out = k.values
             at = f.gep(w, f.mul(k.index, column))
-            for u in range(unroll):
-                offset = f.mul(k.index, 4) if self.form.affine else self._offset(f.p["offsets"], k.index, u)
-                weights = [
-                    f.load(self.byte_type, f.gep(at, u * column + j * self.lanes * 4), 1)
-                    for j in range(self.tile.vectors)
-                ]
-                out = self._dots(pointers, offset, 4 * u if self.form.affine else 0, weights, out)
+            for u in range(form.unroll):
+                offset = f.mul(k.index, 4) if form.affine else self._offset(k.index, u)
+                vectors = range(u * column, (u + 1) * column, self.lanes * 4)
+                weights = [f.load(self.byte_type, f.gep(at, v), 1) for v in vectors]
+                out = self._dots(pointers, offset, 4 * u if form.affine else 0, weights, out, careful_)
             k.next = out
         return k.results
 
-    def _offset(self, table: Value, step: Value, ahead: int = 0) -> Value:
+    def _offset(self, step: Value, ahead: int) -> Value:
         f = self.f
-        return f.convert("sext", f.load("i32", f.gep(f.gep(table, step, "i32"), 4 * ahead), 4), "i64")
+        at = f.gep(f.gep(f.p["offsets"], step, "i32"), 4 * ahead)
+        return f.convert("sext", f.load("i32", at, 4), "i64")
 
     def _dots(
-        self, pointers: list[Value], offset: Value, ahead: int, weights: list[Value], sums: list[Value]
+        self,
+        pointers: list[Value],
+        offset: Value,
+        ahead: int,
+        weights: list[Value],
+        sums: list[Value],
+        careful_: bool,
     ) -> list[Value]:
         """One k-step: 4 bytes of every row times every weight vector."""
         f, out = self.f, []
         for r, pointer in enumerate(pointers):
             four = f.load("i32", f.gep(f.gep(pointer, offset), ahead), 1)
             a = f.convert("bitcast", f.splat(four, self.lanes), self.byte_type)
+            signed, a = careful(f, a) if careful_ else (a, a)
             for j, weight in enumerate(weights):
-                out.append(self.isa.dot(f, sums[r * len(weights) + j], a, weight))
-        return out
-
-    def _extra(self, pointers: list[Value], which: Value, sums: list[Value]) -> list[Value]:
-        """The split halves of unsafe steps, vector by vector."""
-        f, vectors, out = self.f, self.tile.vectors, list(sums)
-        for j in range(vectors):
-            entry = f.gep(f.p["x_index"], f.add(f.mul(which, vectors), j), "i32")
-            first, last = (f.convert("sext", f.load("i32", f.gep(entry, 4 * e), 4), "i64") for e in (0, 1))
-            with f.loop(first, last, carried=out[j::vectors], name="extra") as e:
-                offset = self._offset(f.p["x_offsets"], e.index)
-                weight = f.load(self.byte_type, f.gep(f.p["x_weights"], f.mul(e.index, self.lanes * 4)), 1)
-                e.next = self._dots(pointers, offset, 0, [weight], e.values)
-            out[j::vectors] = e.results
+                factor = with_sign(f, weight, signed) if careful_ else weight
+                out.append(self.isa.dot(f, sums[r * len(weights) + j], a, factor))
         return out
 
     def _store(self, sums: list[Value], rows: list[Value], channels: list[Value]) -> None:

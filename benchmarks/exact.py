@@ -1,0 +1,40 @@
+"""What a quantized file means: its outputs in the float arithmetic of the engine that it was made for.
+
+Computed in another process, because a limit on oneDNN's instruction set (`peers --isa`) holds for a whole process, and
+OpenVINO cannot run i8 weights in float under one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.engines import ENGINES, ISA_LIMIT, Array
+
+
+def exact_outputs(engine: str, path: Path, inputs: list[Array]) -> list[Array]:
+    """One output for each input; kept beside `path` for later calls with as many inputs."""
+    kept = path.with_suffix(f".{engine}.exact{len(inputs)}.npy")
+    if not kept.exists():
+        environment = {k: v for k, v in os.environ.items() if k != ISA_LIMIT}
+        with tempfile.TemporaryDirectory() as folder:
+            given = Path(folder) / "inputs.npy"
+            np.save(given, np.stack(inputs))
+            command = [sys.executable, "-m", "benchmarks.exact", engine, str(path), str(given), str(kept)]
+            subprocess.run(command, check=True, env=environment)
+    return list(np.load(kept))
+
+
+def main() -> None:
+    engine, path, given, kept = sys.argv[1:]
+    loaded = ENGINES[engine]("INT8", Path(path), 1, True)
+    np.save(kept, np.stack([loaded.infer(x) for x in np.load(given)]))
+
+
+if __name__ == "__main__":
+    main()
