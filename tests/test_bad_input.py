@@ -284,6 +284,14 @@ def test_outputs_by_wrong_name(model: lpir.Model) -> None:
     refused(lambda: results[7], InputError, "7", "'scores'")
 
 
+def test_queue(model: lpir.Model) -> None:
+    refused(lambda: lpir.AsyncInferQueue(compiled_on("CPU", model), -1), InputError, "-1")
+    queue = lpir.AsyncInferQueue(compiled_on("CPU", model), 2)
+    refused(lambda: queue.start_async({"picture": X}), InputError, "'picture'", "'image'")
+    queue.start_async([X])
+    queue.wait_all()
+
+
 def test_devices_and_properties(model: lpir.Model) -> None:
     refused(lambda: lpir.compile_model(model, "TPU"), InputError, "'TPU'", "CPU", "REFERENCE")
     refused(lambda: lpir.compile_model(model, "CPU", {"SPEED": 1}), InputError, "'SPEED'", "NUM_STREAMS")
@@ -307,6 +315,7 @@ DATA: dict[str, tuple[Any, list[str]]] = {
     "no item": ([], ["empty"]),
     "an empty generator": (iter(()), ["empty"]),
     "NaN": ([X, NAN], ["item 1", "'image'", "1 values are NaN"]),
+    "too large for float32": ([X.astype(np.float64) + 1e300], ["item 0", "'image'", "infinite"]),
     "infinity": ([X + np.inf], ["item 0", "'image'", "infinite"]),
     "wrong shape": ([X[:, :, :4]], ["item 0", "'image'", "[1, 3, 4, 8]"]),
     "wrong type": ([np.full(X.shape, "a")], ["item 0", "'image'", "<U1"]),
@@ -340,6 +349,10 @@ OPTIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
 @pytest.mark.parametrize(("options", "words"), OPTIONS.values(), ids=OPTIONS)
 def test_quantization_options(options: dict[str, Any], words: list[str], model: lpir.Model) -> None:
     refused(lambda: lpir.quantize(model, [X], **options), InputError, *words)
+
+
+def test_dataset_of_nothing() -> None:
+    refused(lambda: lpir.Dataset(None), InputError, "NoneType", "iterable")  # type: ignore[arg-type]
 
 
 def test_quantizing_twice(model: lpir.Model) -> None:

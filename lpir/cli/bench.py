@@ -86,7 +86,7 @@ def _print_facts(compiled: CompiledModel) -> None:
     facts = {"ISA": "ISA", "INFERENCE_NUM_THREADS": "threads", "NUM_STREAMS": "streams"}
     shown = [f"{label} {compiled.get_property(key)}" for key, label in facts.items() if key in known]
     print(f"setting     {', '.join(shown)}")
-    print(f"operations  {compiled.explain().summary().partition(': ')[2]}")
+    print(f"operations  {compiled.explain().summary().partition(': ')[2].replace(' operations', '', 1)}")
 
 
 def _print_times(times: list[float], batch: int) -> None:

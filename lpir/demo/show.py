@@ -91,7 +91,9 @@ def _print_sizes(float_path: Path, int8_path: Path) -> None:
 
 
 def _print_precisions(compiled: CompiledModel) -> None:
-    print(f"operations    {compiled.explain().summary().partition(': ')[2]}")
+    explanation = compiled.explain()
+    counts, refused = explanation.counts(), len(explanation.refused())
+    print(f"operations    {counts.get('INT8', 0)} of {sum(counts.values())} run in INT8, {refused or 'none'} refused")
 
 
 def _print_latency(compiled: list[CompiledModel], inputs: list[Array]) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lpir.errors import ModelError
+from lpir.ir.graph import Value
 from lpir.ir.model import Model
 from lpir.quantize.config import QuantizationConfig
 from lpir.quantize.execute import TappedModel
-from lpir.quantize.observers import HistogramObserver, MinMaxObserver
+from lpir.quantize.observers import HistogramObserver, MinMaxObserver, Observer
 from lpir.quantize.placement import ActivationQuantizer
 from lpir.quantize.ranges import Range, asymmetric, symmetric
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Observer = MinMaxObserver | HistogramObserver
 
 # a tensor with such values is an attention mask: 8 bits for -3e38 .. 0 would leave nothing of the scores
 MASK = 1e30
@@ -30,40 +31,44 @@ def make_observer(quantizer: ActivationQuantizer, config: QuantizationConfig) ->
     return MinMaxObserver(quantizer.axis, mean)
 
 
+@dataclass(frozen=True)
+class Tap:
+    """A tensor of the float model, and who sees its value for each sample."""
+
+    value: Value
+    observer: Observer
+
+
 def collect(
     model: Model,
-    quantizers: Sequence[ActivationQuantizer],
+    taps: Sequence[Tap],
     samples: Iterable[list[Array]],
-    config: QuantizationConfig,
     device: str,
     report: Callable[[int], None],
-) -> list[Observer | None]:
-    """Statistics for each quantizer, None where the tensor holds masks or infinities and should stay float.
+) -> list[bool]:
+    """Shows every tap's observer all samples; for each tap whether the tensor is fit for quantization.
 
-    Raises ModelError when the float model itself gives NaN.
+    Tensors with masks (beyond 1e30) or infinities are not. Raises ModelError when the float model itself gives NaN.
     """
-    found: list[Observer | None] = [make_observer(q, config) for q in quantizers]
-    tapped = TappedModel(model, [q.value for q in quantizers], device)
+    fit = [True] * len(taps)
+    tapped = TappedModel(model, [tap.value for tap in taps], device)
     for index, sample in enumerate(samples):
         for position, array in enumerate(tapped.run(sample)):
-            observer = found[position]
-            if observer is None:
-                continue
             if not _is_plain(array):
                 if np.isnan(array).any():
-                    name = quantizers[position].value.name
+                    name = taps[position].value.name
                     raise ModelError(f"the float model gives NaN in '{name}' for calibration item {index}")
-                found[position] = None
-                continue
-            observer.update(array)
+                fit[position] = False
+            if fit[position]:
+                taps[position].observer.update(array)
         report(index + 1)
-    return found
+    return fit
 
 
 def ranges_of(
     quantizers: Sequence[ActivationQuantizer], observers: Sequence[Observer | None], config: QuantizationConfig
 ) -> list[Range | None]:
-    """The limits of each quantizer; those of one group are the same. None: leave the tensor float."""
+    """The limits of each quantizer; those of one group are the same. None (no observer): the tensor stays float."""
     limits = [_limits(o, config, q.symmetric) for q, o in zip(quantizers, observers, strict=True)]
     groups: dict[int, list[int]] = {}
     for position, quantizer in enumerate(quantizers):
@@ -88,9 +93,9 @@ def _limits(observer: Observer | None, config: QuantizationConfig, is_symmetric:
         return None
     if isinstance(observer, MinMaxObserver):
         return observer.limits()
-    if config.activation_range == "percentile":
+    if isinstance(observer, HistogramObserver) and config.activation_range == "percentile":
         return observer.percentile(config.percentile)
-    return observer.best_clipping(symmetric=is_symmetric)
+    return observer.best_clipping(symmetric=is_symmetric) if isinstance(observer, HistogramObserver) else None
 
 
 def _is_plain(array: Array) -> bool:

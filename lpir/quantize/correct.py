@@ -6,7 +6,7 @@ do not add up. The gain goes into the weight's output limits and the offset into
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from lpir.ir.op import Array
 from lpir.ops.boundary import Constant, constant, constant_data
 from lpir.ops.builder import make_node
 from lpir.quantize.execute import Lockstep
+from lpir.quantize.observers import PositionObserver, pick
 from lpir.quantize.traits import CONVOLUTIONS
 
 # a gain is fitted only from so many output positions, and never further from 1 than this
@@ -24,8 +25,8 @@ LARGEST_GAIN = 1.25
 
 
 def correct(
-    original: Model,
     quantized: Model,
+    expected: Mapping[str, PositionObserver],
     samples: Sequence[list[Array]],
     *,
     gain: bool,
@@ -33,35 +34,34 @@ def correct(
 ) -> int:
     """Corrects `quantized` (with FakeQuantize on its weights) in place; the number of corrected layers.
 
-    `original`: the float model; its layers have the same names. All live tensors of all `samples` are in memory.
+    `expected`: by layer name, what the float layer gives for `samples`. All live tensors of all samples are in memory.
     """
-    layers = [n for n in quantized.nodes() if is_correctable(n)]
-    floats = {n.name: n for n in original.nodes()}
+    layers = [n for n in quantized.nodes() if n.name in expected and is_correctable(n)]
     biases = [own_bias(layer) for layer in layers]
-    exact, coarse = Lockstep(original, samples), Lockstep(quantized, samples)
+    run = Lockstep(quantized, samples)
     for done, (layer, bias) in enumerate(zip(layers, biases, strict=True)):
-        expected = exact.run_to(floats[layer.name])
-        actual = coarse.run_to(layer)
-        factor, offset = fit(expected, actual, channel_axis(layer), gain)
+        actual = run.run_to(layer)
+        axis = channel_axis(layer)
+        factor, offset = fit(expected[layer.name].picks, [pick(y, axis) for y in actual], gain)
         scale_weights(layer, factor)
         shape = [1] * actual[0].ndim
-        shape[channel_axis(layer)] = -1
-        coarse.replace(layer.output, [(y * factor.reshape(shape)).astype(y.dtype) for y in actual])
-        coarse.replace(bias, [add_offset(bias, offset.reshape(shape))])
+        shape[axis] = -1
+        scaled = factor.reshape(shape).astype(actual[0].dtype)
+        run.replace(layer.output, [y * scaled for y in actual])
+        run.replace(bias, [add_offset(bias, offset.reshape(shape))])
         report(done + 1, len(layers))
     quantized.validate()
     return len(layers)
 
 
 def is_correctable(node: Node) -> bool:
-    """A convolution, or a MatMul with its weight on the right, whose data and weight are both quantized."""
+    """A layer with a weight of its own that is quantized, or will be: a convolution, or a MatMul (weight on the right)."""
     if node.op.type_name not in CONVOLUTIONS and node.op.type_name != "MatMul":
         return False
-    data, weight = node.inputs[0], node.inputs[1]
-    if weight.node.op.type_name != "FakeQuantize" or constant_data(weight.node.inputs[0]) is None:
-        return False
+    weight = node.inputs[1]
+    source = weight.node.inputs[0] if weight.node.op.type_name == "FakeQuantize" else weight
     # a weight that several layers read, or a vector that gives no channels, cannot be scaled for one of them
-    return data.node.op.type_name != "Constant" and len(weight.uses) == 1 and len(weight.shape) >= 2
+    return constant_data(source) is not None and len(weight.uses) == 1 and len(weight.shape) >= 2
 
 
 def channel_axis(node: Node) -> int:
@@ -69,14 +69,16 @@ def channel_axis(node: Node) -> int:
     return 1 if node.op.type_name in CONVOLUTIONS else len(node.output.shape) - 1
 
 
-def fit(expected: Sequence[Array], actual: Sequence[Array], axis: int, gain: bool) -> tuple[Array, Array]:
-    """(a, b) for each channel with the least squares of `expected - (a * actual + b)`; a = 1 without `gain`."""
-    channels = actual[0].shape[axis]
+def fit(expected: Sequence[Array], actual: Sequence[Array], gain: bool) -> tuple[Array, Array]:
+    """(a, b) for each channel with the least squares of `expected - (a * actual + b)`; a = 1 without `gain`.
+
+    Arrays of [channels, positions], one a sample.
+    """
+    channels = actual[0].shape[0]
     sums = np.zeros((4, channels))
     count = 0
     for target, value in zip(expected, actual, strict=True):
-        t = np.moveaxis(target, axis, 0).reshape(channels, -1).astype(np.float64)
-        v = np.moveaxis(value, axis, 0).reshape(channels, -1).astype(np.float64)
+        t, v = target.astype(np.float64), value.astype(np.float64)
         sums += np.stack([t.sum(1), v.sum(1), (v * v).sum(1), (t * v).sum(1)])
         count += t.shape[1]
     mean_t, mean_v, mean_vv, mean_tv = sums / max(count, 1)

@@ -22,6 +22,8 @@ class Dataset:
     """
 
     def __init__(self, data: Iterable[Any], transform: Callable[[Any], Any] | None = None) -> None:
+        if not hasattr(data, "__iter__"):
+            raise InputError(f"the dataset is a {type(data).__name__}; give an iterable of model inputs")
         self._data = data
         self._transform = transform
 
@@ -101,7 +103,9 @@ def _checked(array: Any, value: Value, index: int) -> Array:
     wanted = value.element_type.dtype
     if data.dtype.kind == "f" and not value.element_type.is_float:
         raise InputError(f"{where}: {data.dtype} values for an input of type {value.element_type}")
-    bad = ~np.isfinite(data.astype(np.float32)) if value.element_type.is_float else np.zeros(1, bool)
+    with np.errstate(over="ignore"):
+        narrow = data.astype(np.float32)
+    bad = ~np.isfinite(narrow) if value.element_type.is_float else np.zeros(1, bool)
     if bad.any():
         first = ", ".join(str(int(i)) for i in np.argwhere(bad)[0])
         raise InputError(f"{where}: {int(bad.sum())} values are NaN or infinite, the first at [{first}]")

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 BINS = 4096
+# of each channel and sample; enough for two numbers a channel, and bounded whatever the picture's size
+POSITIONS = 128
+
+
+class Observer(Protocol):
+    """Sees the value of one tensor for each sample."""
+
+    def update(self, x: Array) -> None:
+        """Takes one sample of finite values."""
+
+
+class PositionObserver:
+    """Keeps some positions of a layer's output for the first few samples: `picks[sample]` is [channels, positions]."""
+
+    def __init__(self, axis: int, samples: int) -> None:
+        self.axis = axis
+        self.samples = samples
+        self.picks: list[Array] = []
+
+    def update(self, x: Array) -> None:
+        """Adds one sample while there is room."""
+        if len(self.picks) < self.samples:
+            self.picks.append(pick(x, self.axis))
+
+
+def pick(x: Array, axis: int) -> Array:
+    """At most POSITIONS evenly spread positions of all channels (`axis`): [channels, positions]."""
+    flat = np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
+    count = flat.shape[1]
+    if count <= POSITIONS:
+        return flat.copy()
+    return flat[:, np.linspace(0, count - 1, POSITIONS).astype(np.int64)]
 
 
 class MinMaxObserver:
@@ -95,23 +127,30 @@ class HistogramObserver:
         return np.maximum(low, limits[0]), np.minimum(high, limits[1])
 
     def best_clipping(self, levels: int = 256, symmetric: bool = False, steps: int = 60) -> tuple[Array, Array] | None:
-        """The limits `k/steps * (low, high)` with the least mean square error of `levels` equal steps.
+        """The limits inside what was seen with the least mean square error of `levels` equal steps.
 
         A value inside costs a twelfth of the squared step, one outside the square of its distance to the limit.
+        `symmetric`: one number bounds both sides; otherwise the upper limit is found first, then the lower.
         """
         limits = self.seen.limits()
         if limits is None:
             return None
         low, high = float(limits[0]), float(limits[1])
+        parts = [k / steps for k in range(steps, steps // 4, -1)]
+        if symmetric:
+            bounds = [max(-low, high) * part for part in parts]
+            pairs = [(max(low, -bound), min(high, bound)) for bound in bounds]
+            low, high = min(pairs, key=lambda pair: self._error(*pair, levels, symmetric))
+        else:
+            if high > 0:
+                high = min((high * part for part in parts), key=lambda h: self._error(low, h, levels, symmetric))
+            if low < 0:
+                low = min((low * part for part in parts), key=lambda v: self._error(v, high, levels, symmetric))
+        return np.asarray(low, np.float64), np.asarray(high, np.float64)
+
+    def _error(self, low: float, high: float, levels: int, symmetric: bool) -> float:
         centers = (self.edges[:-1] + self.edges[1:]) / 2
-        total = self.counts.sum()
-        best = (np.inf, 1.0)
-        for k in range(steps, steps // 4, -1):
-            lo, hi = low * k / steps, high * k / steps
-            full = 2 * max(-lo, hi) if symmetric and lo < 0 else hi - min(lo, 0.0)
-            step = full / (levels - 1)
-            outside = np.maximum(lo - centers, 0) ** 2 + np.maximum(centers - hi, 0) ** 2
-            error = float((self.counts * outside).sum()) + float(total) * step * step / 12
-            if error < best[0]:
-                best = (error, k / steps)
-        return limits[0] * best[1], limits[1] * best[1]
+        width = 2 * max(-low, high) if symmetric and low < 0 else max(high, 0.0) - min(low, 0.0)
+        step = width / (levels - 1)
+        outside = np.maximum(low - centers, 0) ** 2 + np.maximum(centers - high, 0) ** 2
+        return float(self.counts @ outside) + float(self.counts.sum()) * step * step / 12

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from lpir.errors import InputError, UnsupportedError
+from lpir.ir.graph import Node
 from lpir.ir.model import Model
-from lpir.quantize.calibrate import collect, ranges_of
+from lpir.quantize.calibrate import Tap, collect, make_observer, ranges_of
 from lpir.quantize.compress import compress_weights as compress
 from lpir.quantize.config import IgnoredScope, QuantizationConfig, make_config
-from lpir.quantize.correct import correct
+from lpir.quantize.correct import channel_axis, correct, is_correctable
 from lpir.quantize.dataset import Dataset, as_dataset
 from lpir.quantize.insert import insert_activations, insert_weights
+from lpir.quantize.observers import PositionObserver
 from lpir.quantize.placement import Placement, place
 from lpir.quantize.prepare import prepare
 from lpir.quantize.progress import Progress, Reporter
@@ -62,34 +64,51 @@ def quantize(
         config = make_config(config, options)
     check_float(model)
     data = as_dataset(dataset)
-    prepared = prepare(model)
-    placement = placement_of(prepared, config, traits_of(config.target_device))
     with Progress(progress) as bar:
-        total = min(len(data), config.subset_size)
-        kept: list[list[Array]] = []
-        wanted = config.correction_samples if config.correction != "none" else 0
-        samples = _keep(data.samples(prepared, config.subset_size), kept, wanted)
-        observers = collect(
-            prepared,
-            placement.activations,
-            samples,
-            config,
-            config.target_device,
-            lambda done: bar.step("Calibrating", done, total),
-        )
-        ranges = ranges_of(placement.activations, observers, config)
-        quantized = prepared.clone()
-        moved = placement_of(quantized, config, traits_of(config.target_device))
-        insert_activations(moved.activations, ranges)
-        insert_weights(moved.weights)
-        if config.correction != "none":
-            gain = config.correction == "gain_bias"
-            correct(prepared, quantized, kept, gain=gain, report=lambda done, n: bar.step("Correcting", done, n))
+        quantized = _quantize(prepare(model), data, config, bar)
+    quantized.rt_info = {**model.rt_info, "lpir": {"quantization": config.as_rt_info()}}
+    return quantized
+
+
+def _quantize(model: Model, data: Dataset, config: QuantizationConfig, bar: Progress) -> Model:
+    """The steps in order, on a prepared float model."""
+    traits = traits_of(config.target_device)
+    placement = placement_of(model, config, traits)
+    observers = [make_observer(q, config) for q in placement.activations]
+    taps = [Tap(q.value, o) for q, o in zip(placement.activations, observers, strict=True)]
+    layers = layers_to_correct(placement, config)
+    taps += [Tap(layer.output, o) for layer, o in layers]
+    kept: list[list[Array]] = []
+    samples = _keep(data.samples(model, config.subset_size), kept, config.correction_samples if layers else 0)
+    total = min(len(data), config.subset_size)
+    fit = collect(model, taps, samples, config.target_device, lambda done: bar.step("Calibrating", done, total))
+    usable = [o if good else None for o, good in zip(observers, fit, strict=False)]
+    ranges = ranges_of(placement.activations, usable, config)
+    quantized = model.clone()
+    copy = placement_of(quantized, config, traits)
+    insert_activations(copy.activations, ranges)
+    insert_weights(copy.weights)
+    expected = {layer.name: o for layer, o in layers if len(o.picks) == len(kept)}
+    correct(
+        quantized,
+        expected,
+        kept,
+        gain=config.correction == "gain_bias",
+        report=lambda done, count: bar.step("Correcting", done, count),
+    )
     if config.compress_weights:
         compress(quantized)
     quantized.validate()
-    quantized.rt_info = {**model.rt_info, "lpir": {"quantization": config.as_rt_info()}}
     return quantized
+
+
+def layers_to_correct(placement: Placement, config: QuantizationConfig) -> list[tuple[Node, PositionObserver]]:
+    """Each layer with a quantized weight whose output can be fitted, with what is to see its float output."""
+    if config.correction == "none":
+        return []
+    nodes = {id(use.node): use.node for weight in placement.weights for use in weight.uses if use.index == 1}
+    count = config.correction_samples
+    return [(n, PositionObserver(channel_axis(n), count)) for n in nodes.values() if is_correctable(n)]
 
 
 def placement_of(model: Model, config: QuantizationConfig, traits: Traits) -> Placement:

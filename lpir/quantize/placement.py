@@ -195,7 +195,7 @@ class _Placer:
         if kind in self.traits.quantizable:
             if kind in MOVEMENT or use.index >= self.data_ports(node):
                 return None
-            if kind == "Add" and self.traits.fused_addition and use is self.fused_operand(node):
+            if kind == "Add" and self.traits.fused_addition and use == self.fused_operand(node):
                 return None
             # a function of one tensor and constants belongs to what computes that tensor
             return _Request(self.structure.root(node.outputs[0]) is node.outputs[0])

@@ -6,13 +6,20 @@ from collections.abc import Callable, Iterator
 from threading import Condition
 from typing import Any
 
+from lpir.errors import InputError
 from lpir.runtime.session import CompiledModel, InferRequest
 
 
 class AsyncInferQueue:
-    """`jobs` requests of a model; `start_async` takes the next idle one and waits while there is none."""
+    """`jobs` requests of a model (0: as many as the device advises); `start_async` takes the next idle one, and waits
+    while there is none. Raises InputError for a negative number.
+    """
 
     def __init__(self, model: CompiledModel, jobs: int = 0) -> None:
+        if jobs < 0:
+            raise InputError(
+                f"a queue of {jobs} requests cannot run anything; 0 takes the number that suits the device"
+            )
         count = jobs or int(model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self.requests = [model.create_infer_request() for _ in range(count)]
         self._idle = list(range(count))

@@ -84,6 +84,11 @@ def encoder_block() -> ov.Model:
     return ov.Model([ops.result(y, name="out")], [x], "encoder_block")
 
 
+def tokens(seed: int) -> list[Array]:
+    """Inputs of `encoder_block`."""
+    return [np.random.default_rng(seed).standard_normal((1, TOKENS, WIDTH)).astype(np.float32)]
+
+
 def cut_at_codes(model: Model) -> tuple[Model, list[str]]:
     """The quantized network as separate layers, so that no difference travels from one to the next.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import openvino as ov
 import pytest
 
 import lpir
 from lpir.ir.model import Model
-from tests.interop.agreement import DEEP_SUM, assert_same_network, lpir_runs, openvino_runs
+from tests.interop.agreement import DEEP_SUM, assert_same_network, assert_same_values, lpir_runs, openvino_runs
 from tests.interop.conftest import fit
-from tests.interop.networks import FLOAT, Array
+from tests.interop.networks import FLOAT, Array, encoder_block, tokens
 from tests.tolerances import assert_close
 
 
@@ -32,3 +33,15 @@ def test_quantized_network(name: str, own_file: Callable[[str], Path], unseen: l
     samples = [[fit(name, x)] for x in unseen]
     ours, theirs = lpir_runs(path, "CPU", *samples), openvino_runs(path, *samples)
     assert_same_network(ours, theirs, "lpir's CPU against OpenVINO, as written")
+
+
+def test_quantized_transformer(tmp_path: Path) -> None:
+    ov.save_model(encoder_block(), tmp_path / "float.xml", compress_to_fp16=False)
+    model = lpir.read_model(tmp_path / "float.xml")
+    data = [tokens(seed)[0] for seed in range(6)]
+    lpir.save_model(lpir.quantize(model, data, model_type="transformer", progress=False), tmp_path / "int8.xml")
+    samples = [tokens(seed) for seed in range(6, 10)]
+    theirs = openvino_runs(tmp_path / "int8.xml", *samples)
+    for device in ("CPU", "REFERENCE"):
+        assert_same_values(lpir_runs(tmp_path / "int8.xml", device, *samples), theirs, device)
+    assert lpir.compile_model(tmp_path / "int8.xml", "CPU").explain().refused() == []

@@ -9,24 +9,34 @@ import numpy as np
 import pytest
 
 import lpir
+from lpir.devices.cpu.isa import all_isas
 from tests.interop.agreement import DEEP_SUM, assert_codes, lowered_runs, lpir_runs, openvino_runs
-from tests.interop.networks import Array, cut_at_codes, every_code, steps_of
+from tests.interop.conftest import fit
+from tests.interop.networks import FLOAT, Array, cut_at_codes, every_code, steps_of
 from tests.tolerances import EXACT, assert_close
 
-NETWORKS = ("mobilenet_v2", "efficientnet_lite0")
 
-
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FLOAT)
 @pytest.mark.parametrize("writer", ["nncf", "own"])
 def test_bits_of_the_lowered_reference(
     name: str, writer: str, nncf_file: Callable[[str], Path], own_file: Callable[[str], Path], unseen: list[Array]
 ) -> None:
     model = lpir.read_model({"nncf": nncf_file, "own": own_file}[writer](name))
-    expected = lowered_runs(model, *([x] for x in unseen))
+    samples = [[fit(name, x)] for x in unseen]
+    expected = lowered_runs(model, *samples)
     for threads in (1, 2):
         compiled = lpir.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": threads})
-        for x, (y,) in zip(unseen, expected, strict=True):
+        for x, (y,) in zip(samples, expected, strict=True):
             assert_close(np.asarray(compiled(x)[0]), y, EXACT, f"{threads} threads")
+
+
+@pytest.mark.parametrize("isa", [isa.name for isa in all_isas() if isa.available()])
+def test_every_instruction_set_gives_the_same_bits(
+    isa: str, nncf_file: Callable[[str], Path], unseen: list[Array]
+) -> None:
+    path = nncf_file("mobilenet_v2")
+    expected, actual = (lpir.compile_model(path, "CPU", config)(unseen[0])[0] for config in ({}, {"ISA": isa}))
+    assert_close(np.asarray(actual), np.asarray(expected), EXACT)
 
 
 @pytest.mark.parametrize("writer", ["nncf", "own"])

@@ -107,7 +107,9 @@ def attention() -> Model:
     net = Net(1, 6, 16)
     x = net.input.output
     q, k, v = (net.linear(x, 16, name) for name in ("query", "key", "value"))
-    heads = [make("Reshape", t, ints([1, 6, 2, 8]), name=f"split{i}", special_zero=False) for i, t in enumerate((q, k, v))]
+    heads = [
+        make("Reshape", t, ints([1, 6, 2, 8]), name=f"split{i}", special_zero=False) for i, t in enumerate((q, k, v))
+    ]
     q, k, v = (make("Transpose", t, ints([0, 2, 1, 3]), name=f"heads{i}") for i, t in enumerate(heads))
     scores = make("MatMul", q, k, name="scores", transpose_b=True)
     scores = make("Multiply", scores, constant(np.float32(8**-0.5), name="scale"), name="scaled")

@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from lpir.devices.cpu.codegen.executor import POOL_BYTES, SYMBOLS, executor_text
+from lpir.devices.cpu.codegen.executor import SYMBOLS, executor_text, pool_bytes
 from lpir.devices.cpu.codegen.jit import Jit
 from lpir.devices.cpu.isa import by_name
 from lpir.errors import InputError
@@ -25,8 +25,8 @@ SPINS = 4000  # with `pause`, some 50 us: longer than a step, much shorter than 
 def _executor() -> tuple[Jit, dict[str, int]]:
     """The compiled executor; the engine is kept alive with its addresses."""
     jit = Jit(by_name("generic"))
-    for symbol in SYMBOLS[:1]:
-        jit.add(symbol, executor_text())
+    # one text defines all the symbols
+    jit.add(SYMBOLS[0], executor_text())
     for symbol in SYMBOLS[1:]:
         jit.add(symbol, "")
     return jit, jit.compile()
@@ -44,10 +44,10 @@ class ThreadPool:
         if threads < 1:
             raise InputError(f"a pool needs at least one thread, not {threads}")
         self.threads = threads
-        self._memory = ctypes.create_string_buffer(POOL_BYTES + 64)
+        self._memory = ctypes.create_string_buffer(pool_bytes(threads) + 64)
         self._pool = -(-ctypes.addressof(self._memory) // 64) * 64
-        words = (ctypes.c_int64 * 4).from_address(self._pool)
-        words[2], words[3] = threads, spins
+        words = (ctypes.c_int64 * 2).from_address(self._pool)
+        words[0], words[1] = threads, spins
         self._submit = _function("submit", 3)
         self._lock = threading.Lock()
         self._workers = _start_workers(self._memory, self._pool, threads)
@@ -59,6 +59,10 @@ class ThreadPool:
             if not self._finalizer.alive:
                 raise InputError("the thread pool is closed")
             self._submit(self._pool, steps, count)
+
+    def stop_workers(self) -> None:
+        """Ends the workers; `run` then does every thread's part on the calling thread."""
+        _stop(self._pool, self._workers, self._memory)
 
     def close(self) -> None:
         """Ends the workers. The pool cannot run again."""

@@ -86,6 +86,12 @@ def test_operands(isa: Isa) -> None:
 
 
 @ISAS
+def test_operand_that_repeats_along_channels(isa: Isa) -> None:
+    x, w, gate = normal((2, 5, 6, 7)), normal((1, 1, 7, 20), 1), normal((2, 5, 6, 1), 2)
+    check_convolution(convolution(2, ACC * BIAS), [x, w, gate], isa, 2)
+
+
+@ISAS
 def test_quantized_output(isa: Isa) -> None:
     x, w = np.round(normal((1, 9, 9, 8)) * 4), np.round(normal((3, 3, 8, 20), 1) * 4)
     # sums of small integers are exact in any order: so is the epilogue behind them

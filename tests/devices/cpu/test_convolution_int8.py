@@ -53,6 +53,11 @@ GEOMETRIES: dict[str, tuple[tuple[int, ...], tuple[int, ...], LoweredConvolution
         convolution(2, REQUANT, dilations=(2, 3), pads_begin=(2, 0), pads_end=(0, 3)),
     ),
     "groups": ((1, 6, 6, 24), (3, 3, 8, 60), convolution(2, REQUANT, groups=3, pads_begin=(1, 1), pads_end=(1, 1))),
+    "small_groups": (
+        (1, 5, 6, 10),
+        (3, 3, 2, 15),
+        convolution(2, REQUANT, groups=5, strides=(2, 1), pads_begin=(1, 1), pads_end=(1, 1)),
+    ),
     "1d": ((2, 20, 5), (4, 5, 33), convolution(1, REQUANT, strides=(3,), pads_begin=(2,), pads_end=(1,))),
     "3d": ((1, 4, 5, 6, 4), (2, 3, 3, 4, 20), convolution(3, REQUANT, pads_begin=(1, 1, 1), pads_end=(0, 1, 1))),
 }

@@ -13,36 +13,34 @@ from lpir.devices.cpu.kernels.pack import channel_index, pack_weights, step_offs
 from tests.devices.cpu.harness import Array
 
 
-def unpack(weights: Array, shape: tuple[int, ...]) -> Array:
-    return weights[: int(np.prod(shape))].view(np.int8).reshape(shape)
+def unpack(weights: Array, shape: tuple[int, ...], dtype: type) -> Array:
+    return weights[: int(np.prod(shape)) * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 9), st.sampled_from([127, 255]), st.integers(0, 2**32 - 1))
-def test_split_weights_are_safe_and_sum_to_the_weights(n: int, channels: int, top: int, seed: int) -> None:
+def test_narrow_steps_are_safe_and_no_step_is_lost(n: int, channels: int, top: int, seed: int) -> None:
     lanes, vectors = 8, 2 if n > 8 else 1
-    w = np.random.default_rng(seed).integers(-128, 128, (2, 3, channels, n)).astype(np.int8)
+    rng = np.random.default_rng(seed)
+    w = np.clip(rng.standard_normal((2, 3, channels, n)) * rng.choice([10, 60, 200]), -128, 127).astype(np.int8)
     offsets = step_offsets((0, 100, 200), channels)
     packed = pack_weights(w, lanes, vectors, offsets, exact=False, top=top)
-    index = channel_index(n, lanes, vectors)
-    steps, blocks = len(offsets), len(index)
-    base = unpack(packed.weights, (2, blocks, steps, vectors, lanes, 4)).astype(np.int64)
-    assert packed.extra_index is not None
-    assert packed.extra_offsets is not None
-    assert packed.extra_weights is not None
-    extra = unpack(packed.extra_weights, (packed.extra_steps, lanes, 4)).astype(np.int64)
-    for part in (base, extra):
-        pairs = part.reshape(-1, 2)
+    blocks = 2 * len(channel_index(n, lanes, vectors))
+    exact = pack_weights(w, lanes, vectors, offsets, exact=True)
+    expected = unpack(exact.weights, (blocks, len(offsets), vectors, lanes, 4), np.int8)
+    assert packed.ranges.shape == (blocks, 4)
+    for block, (first, end, first_wide, end_wide) in enumerate(packed.ranges.tolist()):
+        narrow = unpack(packed.weights, (len(packed.offsets) - 1, vectors, lanes, 4), np.int8)[first:end]
+        pairs = narrow.astype(np.int64).reshape(-1, 2)
         assert np.all(np.maximum(pairs, 0).sum(-1) * top <= 32767)
         assert np.all(np.minimum(pairs, 0).sum(-1) * top >= -32768)
-    total = base.reshape(2 * blocks, steps, vectors, lanes, 4).copy()
-    for entry in range(len(packed.extra_index) - 1):
-        for e in range(packed.extra_index[entry], packed.extra_index[entry + 1]):
-            step = int(np.flatnonzero(offsets == packed.extra_offsets[e])[0])
-            total[entry // vectors, step, entry % vectors] += extra[e]
-    exact = pack_weights(w, lanes, vectors, offsets, exact=True)
-    assert np.array_equal(total.reshape(base.shape), unpack(exact.weights, base.shape))
-    assert np.array_equal(exact.sums, w.sum((1, 2), dtype=np.int32))
+        words = unpack(packed.wide, (len(packed.wide_offsets) - 1, vectors, 2, lanes, 2), np.int16)[first_wide:end_wide]
+        wide = words.transpose(0, 1, 3, 4, 2).reshape(-1, vectors, lanes, 4)
+        places = np.concatenate([packed.offsets[first:end], packed.wide_offsets[first_wide:end_wide]])
+        together = np.concatenate([narrow, wide])[np.argsort(places, kind="stable")]
+        assert np.array_equal(np.sort(places), np.sort(offsets))
+        assert np.array_equal(together, expected[block])
+    assert np.array_equal(packed.sums, expected.sum((1, 4), dtype=np.int32).reshape(-1))
 
 
 @given(st.integers(1, 200), st.sampled_from([4, 8, 16]), st.integers(1, 6))

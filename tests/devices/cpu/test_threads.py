@@ -52,6 +52,20 @@ def test_steps_run_in_order_on_all_threads(threads: int, spins: int) -> None:
     assert jit is not None
 
 
+def test_a_step_does_not_wait_for_a_thread_that_never_comes() -> None:
+    jit, fill, check = step_kernels()
+    counts, sums = np.zeros(10, np.int64), np.zeros(3, np.int64)
+    params = (ctypes.c_uint64 * 3)(counts.ctypes.data, sums.ctypes.data, len(counts))
+    steps = (ctypes.c_uint64 * 4)(fill, ctypes.addressof(params), check, ctypes.addressof(params))
+    pool = ThreadPool(3)
+    pool.stop_workers()
+    pool.run(ctypes.addressof(steps), 2)
+    assert counts.tolist() == [1] * 10
+    assert sums.tolist() == [10] * 3
+    pool.close()
+    assert jit is not None
+
+
 def test_idle_workers_sleep() -> None:
     pool = ThreadPool(3)
     time.sleep(0.05)
@@ -79,4 +93,5 @@ def test_at_least_one_thread() -> None:
 def test_text_for_other_systems(system: str, machine: str) -> None:
     text = executor_text(system, machine)
     assert ("@syscall" in text) == ((system, machine) == ("linux", "x86_64"))
-    assert "{" not in text.replace("{ ptr, ptr }", "").replace("{\n", "").replace("~{memory}", "")
+    assert "{{" not in text
+    assert "}}" not in text

@@ -40,14 +40,12 @@ def widening(f: Function, acc: Value, u: Value, s: Value) -> Value:
     return acc
 
 
-def careful(f: Function, u: Value) -> tuple[Value, Value]:
-    """`u - 128` as signed bytes, and its absolute value as unsigned ones."""
-    shifted = f.binary("xor", u, f.const(u.type, -128))
-    return shifted, f.call(f"llvm.abs.v{u.lanes}i8", u.type, shifted, Value("i1", "false"))
+def as_words(f: Function, u: Value) -> tuple[Value, Value]:
+    """Bytes 0 and 2 of every 32-bit lane, and bytes 1 and 3, as 16-bit lanes."""
+    pairs = f.convert("bitcast", u, vector_of("i16", u.lanes // 2))
+    return f.binary("and", pairs, f.const(pairs.type, 255)), f.binary("lshr", pairs, f.const(pairs.type, 8))
 
 
-def with_sign(f: Function, w: Value, a: Value) -> Value:
-    """`w` where byte `a` is positive, `-w` where it is negative; anything where it is zero."""
-    if w.lanes == 32:
-        return f.call("llvm.x86.avx2.psign.b", w.type, w, a)
-    return f.select(f.icmp("slt", a, 0), f.sub(0, w), w)
+def word_dot(f: Function, acc: Value, a: tuple[Value, Value], w: tuple[Value, Value]) -> Value:
+    """`acc` plus the products of 4 as two `vpmaddwd` over `as_words`: always exact."""
+    return f.add(f.add(acc, pmaddwd(f, a[0], w[0])), pmaddwd(f, a[1], w[1]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import fgemm
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.copy import View, copy
+from lpir.devices.cpu.kernels.elementwise import Source, apply
 from lpir.devices.cpu.kernels.epilogue import Rows
 from lpir.devices.cpu.kernels.fgemm import Call, Form, Shape
 from lpir.devices.cpu.kernels.geometry import broadcast_strides, dense_strides
@@ -27,7 +29,8 @@ from lpir.devices.cpu.kernels.rows import (
 from lpir.ir.graph import Node
 from lpir.ir.types import f32
 from lpir.ops.boundary import constant_data
-from lpir.ops.lowered import LoweredConvolution, LoweredMatMul, expanded
+from lpir.ops.lowered import LoweredConvolution, LoweredMatMul, accumulator_of, expanded
+from lpir.scalar.expr import input_
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -41,7 +44,7 @@ def refuse(node: Node) -> str | None:
             return f"{value.name} is larger than 2 GiB"
     op = node.op
     assert isinstance(op, LoweredConvolution | LoweredMatMul)
-    return refuse_epilogue(expanded(op.epilogue)) or refuse_operands(node, 2)
+    return refuse_epilogue(expanded(op.epilogue))
 
 
 class ConvolutionF32(Kernel):
@@ -65,9 +68,10 @@ class ConvolutionF32(Kernel):
         moves = [s * t for s, t in zip(op.strides, strides[1:-1], strict=True)]
         offsets = grid_offsets(out[:-1], (strides[0], *moves))
         sizes = Shape(groups, math.prod(out[:-1]), n, runs, channels)
-        product = Product(node, isa, ctx, sizes, w.reshape(groups, runs * channels, n))
+        product = Product(node, isa, ctx, sizes, packed=True)
         group = np.arange(groups, dtype=np.int64) * (shape[-1] // groups * 4)
-        return [*steps, product.step(x, rows_of(offsets, ctx), group, taps, batched=False)]
+        left = Left(x, rows_of(offsets, ctx), group, taps)
+        return [*steps, *product.steps(left, product.pack(w.reshape(groups, runs * channels, n)), batched=False)]
 
 
 def padded_input(node: Node, op: LoweredConvolution, ctx: BuildContext) -> tuple[Ref, tuple[int, ...], list[Step]]:
@@ -106,7 +110,7 @@ def rows_of(offsets: Array, ctx: BuildContext) -> Rows:
 
 
 class MatMulF32(Kernel):
-    """MatMul of any two operands, batched too. A constant second one is packed, others are transposed first if need be."""
+    """MatMul of any two operands, batched too. A constant right one is packed, others are transposed if need be."""
 
     name = "fgemm_matmul"
     ops = (LoweredMatMul,)
@@ -124,88 +128,122 @@ class MatMulF32(Kernel):
         shared = math.prod(b[:-2]) == 1
         # one matrix for the whole batch: all rows are one product
         groups, m = (1, math.prod(out[:-1])) if shared and a[:-1] == out[:-1] else (math.prod(out[:-2]), out[-2])
-        x_groups = grid_offsets(out[:-2], _batch_strides(a, out, 4)) if groups > 1 else np.zeros(1, np.int64)
-        w = constant_data(node.inputs[1])
         sizes = Shape(groups, m, n, 1, k)
-        x = ctx.ref(node.inputs[0])
+        left = Left(ctx.ref(node.inputs[0]), Rows(k * 4), batch_offsets(a, out, groups, m * k * 4), ONE_RUN)
+        w = constant_data(node.inputs[1])
         if w is not None and shared:
             matrix = w.reshape(b[-2:]).T if op.transpose_b else w.reshape(b[-2:])
-            product = Product(node, isa, ctx, sizes, matrix[None])
-            return [product.step(x, Rows(k * 4), x_groups, np.zeros(1, np.int64), batched=True)]
+            product = Product(node, isa, ctx, sizes, packed=True)
+            return product.steps(left, product.pack(matrix[None]), batched=True)
         steps: list[Step] = []
-        right = ctx.ref(node.inputs[1])
+        at = ctx.ref(node.inputs[1])
         if op.transpose_b:
             batch = math.prod(b[:-2])
             turned = ctx.scratch(batch * k * n * 4)
             view = View(turned, (k * n, n, 1))
-            steps = copy(isa, 4, (batch, k, n), View(right, (k * n, 1, k)), view, ctx.threads)
-            right = turned
-        w_groups = grid_offsets(out[:-2], _batch_strides(b, out, 4)) if groups > 1 else np.zeros(1, np.int64)
-        product = Product(node, isa, ctx, sizes, None, right, w_groups)
-        return [*steps, product.step(x, Rows(k * 4), x_groups, np.zeros(1, np.int64), batched=True)]
+            steps = copy(isa, 4, (batch, k, n), View(at, (k * n, 1, k)), view, ctx.threads)
+            at = turned
+        right = Right(at, ctx.constant(batch_offsets(b, out, groups, k * n * 4)), packed=False)
+        return [*steps, *Product(node, isa, ctx, sizes, packed=False).steps(left, right, batched=True)]
 
 
-def _batch_strides(shape: Sequence[int], out: Sequence[int], size: int) -> list[int]:
-    """Bytes between the matrices of an operand along each batch axis of the output; 0 where it is broadcast."""
-    matrix = shape[-1] * shape[-2] * size
-    return [s * matrix for s in broadcast_strides(shape[:-2], out[:-2])]
+# the byte offsets of the runs of channels where there is only one
+ONE_RUN = np.zeros(1, np.int64)
+
+
+def batch_offsets(shape: Sequence[int], out: Sequence[int], groups: int, matrix: int) -> Array:
+    """Where the matrix of an operand `[*B, _, _]` for each matrix of the output starts; `matrix`: its size."""
+    if groups == 1:
+        return np.zeros(1, np.int64)
+    return grid_offsets(out[:-2], [s * matrix for s in broadcast_strides(shape[:-2], out[:-2])])
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """The right operand of a product: a pointer, byte offsets of its groups, and whether it is packed for the tile."""
+
+    at: Ref
+    groups: Ref
+    packed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The left operand of a product: a pointer, its rows, byte offsets (int64) of groups and of runs of channels."""
+
+    at: Ref
+    rows: Rows
+    groups: Array
+    taps: Array
 
 
 class Product:
-    """One product with the epilogue and the operands (from input 2) of `node`. `constant`: weights [G, K, N] to pack."""
+    """One product with the epilogue and the operands (from input 2) of `node`."""
 
-    def __init__(
-        self,
-        node: Node,
-        isa: Isa,
-        ctx: BuildContext,
-        shape: Shape,
-        constant: Array | None,
-        w: Ref | None = None,
-        w_groups: Array | None = None,
-    ) -> None:
+    def __init__(self, node: Node, isa: Isa, ctx: BuildContext, shape: Shape, packed: bool) -> None:
         self.node, self.isa, self.ctx, self.shape = node, isa, ctx, shape
         op = node.op
         assert isinstance(op, LoweredConvolution | LoweredMatMul)
-        self.epilogue = op.epilogue
-        operations = sum(1 for e in expanded(op.epilogue).walk() if e.args)
-        self.tile = fgemm.choose_tile(isa, shape, constant is not None, operations)
-        if constant is not None:
-            packed = fgemm.pack(constant, isa, self.tile)
-            self.w = ctx.constant(packed)
-            # one matrix serves every group of a batch
-            each = packed[0].nbytes if len(packed) > 1 else 0
-            self.w_groups = ctx.constant(np.arange(shape.groups, dtype=np.int64) * each)
-        else:
-            assert w is not None
-            assert w_groups is not None
-            self.w, self.w_groups = w, ctx.constant(w_groups)
-        self.packed = constant is not None
+        self.type = accumulator_of(node.inputs[0].element_type)
+        # operands that cannot be read along rows get an elementwise step of their own
+        self.fused = refuse_operands(node, 2) is None
+        self.whole = op.epilogue
+        self.epilogue = op.epilogue if self.fused else input_(0, self.type)
+        operations = sum(1 for e in expanded(self.epilogue).walk() if e.args)
+        self.tile = fgemm.choose_tile(isa, shape, packed, operations)
 
-    def step(self, x: Ref, rows: Rows, x_groups: Array, taps: Array, batched: bool) -> Step:
-        """`x_groups`, `taps`: byte offsets (int64)."""
+    def pack(self, w: Array) -> Right:
+        """Constant weights [G, K, N], in the order of the tile. One matrix serves every group of a batch."""
+        packed = fgemm.pack(w, self.isa, self.tile)
+        each = packed[0].nbytes if len(packed) > 1 else 0
+        groups = np.arange(self.shape.groups, dtype=np.int64) * each
+        return Right(self.ctx.constant(packed), self.ctx.constant(groups), packed=True)
+
+    def steps(
+        self,
+        left: Left,
+        right: Right,
+        batched: bool,
+        arithmetic: str = "float",
+        sums: Mapping[str, int | Ref] | None = None,
+    ) -> list[Step]:
+        """The product; `batched`, `sums`: see `fgemm.Call`."""
         node, ctx, shape = self.node, self.ctx, self.shape
         out = node.output.shape.to_static()
+        values = node.inputs[2:] if self.fused else ()
+        known = sums or {}
         form = Form(
-            packed=self.packed,
-            taps=len(taps) > 1,
+            packed=right.packed,
+            taps=len(left.taps) > 1,
             narrow=shape.n < self.isa.lanes(),
-            x_table=rows.table is not None,
+            x_table=left.rows.table is not None,
             unroll=fgemm.unroll_of(self.tile, shape.channels),
+            arithmetic=arithmetic,
+            row_sums="row_sums" in known,
+            column_sums="column_sums" in known,
         )
         call = Call(
-            x=x,
-            x_rows=rows,
-            x_groups=ctx.constant(x_groups),
-            w=self.w,
-            w_groups=self.w_groups,
-            taps=ctx.constant(taps),
-            out=ctx.ref(node.output),
-            operands=[bind_operand(v, out, ctx) for v in node.inputs[2:]],
+            x=left.at,
+            x_rows=left.rows,
+            x_groups=ctx.constant(left.groups),
+            w=right.at,
+            w_groups=right.groups,
+            taps=ctx.constant(left.taps),
+            out=ctx.ref(node.output) if self.fused else ctx.scratch(4 * math.prod(out)),
+            operands=[bind_operand(v, out, ctx) for v in values],
             batched=batched,
+            sums=known,
         )
-        operands = [operand_of(v, out) for v in node.inputs[2:]]
-        return fgemm.step(self.isa, shape, self.tile, form, self.epilogue, operands, call, ctx.threads)
+        operands = [operand_of(v, out) for v in values]
+        step = fgemm.step(self.isa, shape, self.tile, form, self.epilogue, operands, call, ctx.threads)
+        return [step] if self.fused else [step, self._rest(call.out)]
+
+    def _rest(self, sums: Ref) -> Step:
+        """The epilogue as an elementwise step."""
+        ctx, out = self.ctx, self.node.output.shape.to_static()
+        sources = [Source(sums, out, self.type)]
+        sources += [Source(ctx.ref(v), v.shape.to_static(), v.element_type) for v in self.node.inputs[2:]]
+        return apply(self.isa, self.whole, sources, ctx.ref(self.node.output), out, ctx.threads)
 
 
 KERNELS: list[Kernel] = [ConvolutionF32(), MatMulF32()]

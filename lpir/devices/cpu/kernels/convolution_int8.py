@@ -14,6 +14,7 @@ from lpir.devices.cpu.kernels import igemm
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.epilogue import Rows, element_bytes
 from lpir.devices.cpu.kernels.geometry import dense_strides
+from lpir.devices.cpu.kernels.pack import PackedWeights
 from lpir.devices.cpu.kernels.ranges import sums_range
 from lpir.devices.cpu.kernels.rows import (
     bind_operand,
@@ -169,10 +170,17 @@ class _Product:
             out_rows=Rows(out[-1] * element_bytes(epilogue.type)),
             operands=[bind_operand(v, out, ctx) for v in operands],
             offsets=ctx.constant(packed.offsets) if gemm.needs_offsets else 0,
-            ranges=0 if self.isa.exact else ctx.constant(packed.ranges),
+            **self._wide(packed),
             x_group=group_bytes,
         )
         return Step(gemm.kernel, tuple(gemm.params(call, ctx.threads)))
+
+    def _wide(self, packed: PackedWeights) -> dict[str, Ref]:
+        """What a kernel needs whose dot product of bytes is not always exact."""
+        if self.isa.exact:
+            return {}
+        parts = {"ranges": packed.ranges, "wide": packed.wide, "wide_offsets": packed.wide_offsets}
+        return {name: self.ctx.constant(array) for name, array in parts.items()}
 
 
 def _refuse_size(count: int) -> str | None:

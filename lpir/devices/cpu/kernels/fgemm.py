@@ -12,8 +12,8 @@ A group is a group of a convolution (channel `g * N + n` of row `m`) or one matr
 Else it is read where it is, as rows of `[K, N]`.
 
 The inner loop takes 4 bytes of a row of `x` at a time: a float; or 4 u8 codes ("bytes"); or 2 codes as int16 ("words",
-where the dot product of bytes is not exact). Codes of `w` lie as `[K / 4, N, 4]` u8, 128 more than what is multiplied, or
-as `[K / 2, N, 2]` int16. Zero points enter through sums of rows of `x` and of columns of `w`:
+where the dot product of bytes is not exact). Codes of `w` lie as `[K / 4, N, 4]` u8, 128 more than what is multiplied,
+or as `[K / 2, N, 2]` int16. Zero points enter through sums of rows of `x` and of columns of `w`:
 
     sum (a - za)(b - zb) = sum a b - zb sum a - za sum b + K za zb
 

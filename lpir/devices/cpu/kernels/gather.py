@@ -13,7 +13,7 @@ from lpir.devices.cpu.codegen.abi import Kernel as Code
 from lpir.devices.cpu.codegen.emitter import Function
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
-from lpir.devices.cpu.kernels.move import element_size, not_movable, registered, shape_of
+from lpir.devices.cpu.kernels.elements import element_size, not_movable, registered, shape_of
 from lpir.ir.graph import Node
 from lpir.ir.op import Op
 from lpir.ir.types import i32, i64
@@ -24,12 +24,11 @@ FIXED_RUNS = (1, 2, 4, 8, 16, 32, 64)
 
 
 @functools.lru_cache(maxsize=64)
-def kernel(index_type: str, run: int) -> Code:
-    """Parameters: `x [batch, outer, length, run bytes]`, `indices [batch, count]`, `out [batch, outer, count, run
-    bytes]`.
+def kernel(index_type: str, run: int, flat: bool) -> Code:
+    """Parameters: `x [batch, outer, length, run]`, `indices [batch, count]`, `out [batch, outer, count, run]`.
 
-    `run`: bytes of a run if compiled in, 0 for a parameter. An index outside the axis is taken to its nearest end, so
-    that nothing outside of `x` is read.
+    `run`: bytes of a run if compiled in, 0 for a parameter; `flat`: batch and outer are 1. An index outside the axis is
+    taken to its nearest end, so that nothing outside of `x` is read.
     """
     sizes = ("batch", "outer", "length", "count", "run")
     f = Function("gather", {"x": "ptr", "indices": "ptr", "out": "ptr", **dict.fromkeys(sizes, "i64")}, optimize=False)
@@ -37,9 +36,11 @@ def kernel(index_type: str, run: int) -> Code:
     bytes_ = f.const("i64", run) if run else f.p["run"]
     total = f.mul(f.mul(f.p["batch"], f.p["outer"]), count)
     with f.loop(*f.my_range(total)) as item:
-        block, place = f.udiv(item.index, count), f.urem(item.index, count)
-        batch = f.udiv(block, f.p["outer"])
-        at = f.gep(f.p["indices"], f.add(f.mul(batch, count), place), index_type)
+        block, place = f.const("i64", 0), item.index
+        if not flat:
+            block, place = f.udiv(item.index, count), f.urem(item.index, count)
+            place = f.add(f.mul(f.udiv(block, f.p["outer"]), count), place)
+        at = f.gep(f.p["indices"], place, index_type)
         index = f.convert("sext", f.load(index_type, at), "i64")
         index = f.select(f.icmp("slt", index, 0), f.add(index, length), index)
         index = f.smax(f.smin(index, f.sub(length, 1)), 0)
@@ -79,7 +80,17 @@ class GatherKernel(Kernel):
             **{"count": math.prod(places[batch:]), "run": run},
         }
         index_type = "i64" if indices.element_type == i64 else "i32"
-        return [Step.of(kernel(index_type, run if run in FIXED_RUNS else 0), values)]
+        flat = math.prod(shape[:axis]) == 1
+        return [Step.of(kernel(index_type, run if run in FIXED_RUNS else 0, flat), values)]
+
+
+def gather_step(x: Ref, length: int, indices: Ref, index_type: str, out: Ref, count: int, run: int) -> Step:
+    """The step that copies `count` rows of `run` bytes, number `indices[i]` of the `length` at `x`, to `out`."""
+    values: dict[str, int | float | F32 | Ref] = {
+        **{"x": x, "indices": indices, "out": out, "batch": 1, "outer": 1},
+        **{"length": length, "count": count, "run": run},
+    }
+    return Step.of(kernel(index_type, run if run in FIXED_RUNS else 0, True), values)
 
 
 KERNELS: list[Kernel] = [GatherKernel()]

@@ -30,7 +30,7 @@ import numpy as np
 from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref, Word
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
-from lpir.devices.cpu.isa.dots import careful, with_sign
+from lpir.devices.cpu.isa.dots import as_words, word_dot
 from lpir.devices.cpu.kernels import tiling
 from lpir.devices.cpu.kernels.epilogue import (
     Bound,
@@ -63,8 +63,8 @@ def applies(channels: int, taps: int, epilogue: Expr) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Buffers of one layer. `x`, `out`: pointer to the first row; `init`: `init_vector`; `offsets`,
-    `ranges`: of `PackedWeights`, where the kernel needs them; `x_group`: bytes between the inputs of two groups."""
+    """Buffers of one layer. `x`, `out`: pointer to the first row; `init`: `init_vector`; `x_group`: bytes between the
+    inputs of two groups; `offsets`, `ranges`, `wide*`: of `PackedWeights`, where the kernel needs them."""
 
     x: Pointer
     x_rows: Rows
@@ -76,6 +76,8 @@ class Call:
     offsets: Pointer = 0
     x_group: int = 0
     ranges: Pointer = 0
+    wide: Pointer = 0
+    wide_offsets: Pointer = 0
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,13 @@ class IntGemm:
         if self.needs_offsets:
             values["offsets"] = call.offsets
         if not self.isa.exact:
-            values["ranges"] = call.ranges
+            values |= {"ranges": call.ranges, "wide": call.wide, "wide_offsets": call.wide_offsets}
         return self.kernel.words(values)
 
 
 def init_vector(packed: PackedWeights, zero_point: int) -> Array:
-    """int32, a lane each: what a sum starts from, so that it counts `x - zero_point` (and in careful steps not `x - 128`)."""
-    return (128 * packed.careful.astype(np.int64) - zero_point * packed.sums.astype(np.int64)).astype(np.int32)
+    """int32, a lane each: what a sum starts from, so that it counts `x - zero_point`."""
+    return (-zero_point * packed.sums.astype(np.int64)).astype(np.int32)
 
 
 def build(
@@ -223,7 +225,7 @@ class _Printer:
         if not form.affine:
             params["offsets"] = "ptr"
         if not isa.exact:
-            params["ranges"] = "ptr"
+            params |= dict.fromkeys(("ranges", "wide", "wide_offsets"), "ptr")
         kind = f"igemm_{isa.name}_{tile.rows}x{tile.vectors}"
         self.f = Function(kind, params, optimize=False)
 
@@ -274,58 +276,61 @@ class _Printer:
         if self.isa.exact:
             sums = self._steps(pointers, w, f.const("i64", 0), f.p["steps"], sums)
         else:
-            start, middle, end = self._ranges(which)
-            sums = self._steps(pointers, w, start, middle, sums)
-            sums = self._steps(pointers, w, middle, end, sums, careful_=True)
+            first_narrow, end_narrow, first_wide, end_wide = self._ranges(which)
+            sums = self._steps(pointers, w, first_narrow, end_narrow, sums)
+            sums = self._wide_steps(pointers, first_wide, end_wide, sums)
         self._store(sums, rows, channels)
 
     def _ranges(self, which: Value) -> list[Value]:
-        """First plain step, first careful step and end of a block."""
+        """First and end of the narrow and of the wide steps of a block."""
         f = self.f
-        at = f.gep(f.p["ranges"], f.mul(which, 3), "i32")
-        return [f.convert("sext", f.load("i32", f.gep(at, 4 * i), 4), "i64") for i in range(3)]
+        at = f.gep(f.p["ranges"], f.mul(which, 4), "i32")
+        return [f.convert("sext", f.load("i32", f.gep(at, 4 * i), 4), "i64") for i in range(4)]
 
-    def _steps(
-        self, pointers: list[Value], w: Value, first: Value, last: Value, sums: list[Value], careful_: bool = False
-    ) -> list[Value]:
-        """`sums` plus the products of steps `first .. last` of the weights at `w`."""
+    def _steps(self, pointers: list[Value], w: Value, first: Value, last: Value, sums: list[Value]) -> list[Value]:
+        """`sums` plus the products of steps `first .. last` of the weights at `w`: 4 bytes of a row times a vector."""
         f, form = self.f, self.form
         column = self.tile.vectors * self.lanes * 4
         with f.loop(first, last, form.unroll, carried=sums, nonempty=self.isa.exact, name="step") as k:
-            out = k.values
+            k.next = k.values
             at = f.gep(w, f.mul(k.index, column))
             for u in range(form.unroll):
-                offset = f.mul(k.index, 4) if form.affine else self._offset(k.index, u)
+                offset = f.mul(k.index, 4) if form.affine else self._offset(f.p["offsets"], k.index, u)
                 vectors = range(u * column, (u + 1) * column, self.lanes * 4)
                 weights = [f.load(self.byte_type, f.gep(at, v), 1) for v in vectors]
-                out = self._dots(pointers, offset, 4 * u if form.affine else 0, weights, out, careful_)
-            k.next = out
+                sums, k.next = k.next, []
+                for r, pointer in enumerate(pointers):
+                    # a row's bytes are read right before they are used: they need a register only here
+                    a = self._four(pointer, offset, 4 * u if form.affine else 0)
+                    own = sums[r * len(weights) : (r + 1) * len(weights)]
+                    k.next += [self.isa.dot(f, total, a, weight) for total, weight in zip(own, weights, strict=True)]
         return k.results
 
-    def _offset(self, step: Value, ahead: int) -> Value:
+    def _wide_steps(self, pointers: list[Value], first: Value, last: Value, sums: list[Value]) -> list[Value]:
+        """`sums` plus the products of wide steps `first .. last`."""
         f = self.f
-        at = f.gep(f.gep(f.p["offsets"], step, "i32"), 4 * ahead)
-        return f.convert("sext", f.load("i32", at, 4), "i64")
+        words, half = vector_of("i16", 2 * self.lanes), self.lanes * 4
+        with f.loop(first, last, carried=sums, name="wide") as k:
+            at = f.gep(f.p["wide"], f.mul(k.index, self.tile.vectors * 2 * half))
+            offset = self._offset(f.p["wide_offsets"], k.index, 0)
+            loaded = [f.load(words, f.gep(at, i * half), 1) for i in range(2 * self.tile.vectors)]
+            weights = list(zip(loaded[::2], loaded[1::2], strict=True))
+            for r, pointer in enumerate(pointers):
+                a = as_words(f, self._four(pointer, offset, 0))
+                own = k.values[r * len(weights) : (r + 1) * len(weights)]
+                k.next += [word_dot(f, total, a, pair) for total, pair in zip(own, weights, strict=True)]
+        return k.results
 
-    def _dots(
-        self,
-        pointers: list[Value],
-        offset: Value,
-        ahead: int,
-        weights: list[Value],
-        sums: list[Value],
-        careful_: bool,
-    ) -> list[Value]:
-        """One k-step: 4 bytes of every row times every weight vector."""
-        f, out = self.f, []
-        for r, pointer in enumerate(pointers):
-            four = f.load("i32", f.gep(f.gep(pointer, offset), ahead), 1)
-            a = f.convert("bitcast", f.splat(four, self.lanes), self.byte_type)
-            signed, a = careful(f, a) if careful_ else (a, a)
-            for j, weight in enumerate(weights):
-                factor = with_sign(f, weight, signed) if careful_ else weight
-                out.append(self.isa.dot(f, sums[r * len(weights) + j], a, factor))
-        return out
+    def _four(self, pointer: Value, offset: Value, ahead: int) -> Value:
+        """4 bytes of a row, in every lane."""
+        f = self.f
+        four = f.load("i32", f.gep(f.gep(pointer, offset), ahead), 1)
+        return f.convert("bitcast", f.splat(four, self.lanes), self.byte_type)
+
+    def _offset(self, table: Value, step: Value, ahead: int) -> Value:
+        f = self.f
+        at = f.gep(f.gep(table, step, "i32"), 4 * ahead)
+        return f.convert("sext", f.load("i32", at, 4), "i64")
 
     def _store(self, sums: list[Value], rows: list[Value], channels: list[Value]) -> None:
         f, vectors = self.f, self.tile.vectors

@@ -14,40 +14,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lpir.devices.cpu.codegen.abi import Ref
-from lpir.devices.cpu.codegen.emitter import size_of
-from lpir.devices.cpu.codegen.vector import memory_type
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.copy import View, copy
+from lpir.devices.cpu.kernels.elements import element_size, not_movable, registered, shape_of
+from lpir.devices.cpu.kernels.gather import gather_step
 from lpir.devices.cpu.kernels.geometry import broadcast_strides, dense_strides
-from lpir.errors import LpirError, ModelError
-from lpir.ir.graph import Node, Value
-from lpir.ir.op import REGISTRY, Op
-from lpir.ir.types import ElementType
+from lpir.ir.graph import Node
+from lpir.ir.op import Op
 from lpir.ops.boundary import constant_data
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-def registered(*names: str) -> tuple[type[Op], ...]:
-    """The public operations of these names."""
-    import lpir.ops  # noqa: F401  registers them
-
-    return tuple(REGISTRY[name] for name in names if name in REGISTRY)
-
-
-def element_size(type: ElementType) -> int | None:
-    """Bytes of an element that can be moved; None for packed types."""
-    try:
-        return size_of(memory_type(type))
-    except LpirError:
-        return None
-
-
-def not_movable(node: Node) -> str | None:
-    """Why the elements of input 0 cannot be moved, or None."""
-    type = node.inputs[0].element_type
-    return f"elements of type {type} are packed" if element_size(type) is None else None
 
 
 def other_inputs(node: Node) -> list[Array] | str:
@@ -76,16 +53,23 @@ def affine(numbers: Array) -> tuple[int, tuple[int, ...]] | None:
     return (offset, tuple(strides)) if np.array_equal(np.broadcast_to(expected, numbers.shape), numbers) else None
 
 
-def shape_of(value: Value) -> tuple[int, ...]:
-    return value.shape.to_static()
-
-
-class AffineMove(Kernel):
-    """Operations each of whose outputs is one strided view of input 0."""
+class Move(Kernel):
+    """Operations each of whose outputs holds elements of input 0: a strided view of it, or else blocks by a table."""
 
     name: ClassVar[str] = "move"
     ops: ClassVar[tuple[type[Op], ...]] = registered(
-        "Transpose", "Slice", "StridedSlice", "Split", "VariadicSplit", "Broadcast", "Squeeze", "Unsqueeze", "Reshape"
+        *(
+            "Transpose",
+            "Slice",
+            "StridedSlice",
+            "Split",
+            "VariadicSplit",
+            "Broadcast",
+            "Squeeze",
+            "Unsqueeze",
+            "Reshape",
+        ),
+        *("DepthToSpace", "SpaceToDepth", "ShuffleChannels", "BatchToSpace", "Roll", "ReverseSequence"),
     )
 
     def applies(self, node: Node, isa: Isa) -> str | None:
@@ -103,11 +87,24 @@ class AffineMove(Kernel):
         for out, chosen in zip(node.outputs, node.op.eval(numbers, *others), strict=True):
             found = affine(np.asarray(chosen))
             if found is None:
-                raise ModelError(f"{node}: the elements of an output are no strided view of the input")
+                steps.append(gather_blocks(np.asarray(chosen), size, ctx.ref(x), ctx.ref(out), ctx))
+                continue
             offset, strides = found
             to = View(ctx.ref(out), dense_strides(chosen.shape))
             steps += copy(isa, size, chosen.shape, View(ctx.ref(x) + offset * size, strides), to, ctx.threads)
         return steps
+
+
+def gather_blocks(numbers: Array, size: int, x: Ref, out: Ref, ctx: BuildContext) -> Step:
+    """The step that writes element `numbers[i]` of `x` to element `i` of `out`, in blocks as large as can be."""
+    flat = numbers.reshape(-1)
+    # where the element is not the one after its predecessor a block begins, on both sides
+    starts = np.flatnonzero(np.diff(flat) != 1) + 1
+    run = math.gcd(
+        *(int(v) for v in np.unique(starts)), *(int(v) for v in np.unique(flat[starts])), int(flat[0]), flat.size
+    )
+    blocks = (flat[::run] // run).astype(np.int32)
+    return gather_step(x, int(flat.max()) // run + 1, ctx.constant(blocks), "i32", out, blocks.size, run * size)
 
 
 class Concat(Kernel):
@@ -260,4 +257,4 @@ def materialize(
     return copy(isa, size, to, View(x, broadcast_strides(shape, to)), View(out, dense_strides(to)), threads)
 
 
-KERNELS: list[Kernel] = [AffineMove(), Concat(), Tile(), Pad()]
+KERNELS: list[Kernel] = [Move(), Concat(), Tile(), Pad()]

@@ -1,11 +1,9 @@
 """Packing of 8-bit weights for dot products of 4, and the proof that `vpmaddubsw` cannot saturate.
 
 `vpmaddubsw` adds two u8 x s8 products in int16 and saturates. A pair of weights is safe for activations up to `top` iff
-its positive part times `top` is at most 32,767 and its negative part times `top` at least -32,768. A step (4 channels of
-k, all output channels of a block) that holds an unsafe pair is *careful*: the kernel multiplies `abs(a - 128)` by
-`w * sign(a - 128)` there, and a pair stays within 2 * 128 * 127 = 32,512 whatever the values. What that leaves out, 128
-times the careful weights, is added to the initial sums. -128 has no negative in int8: in a careful step it becomes -127,
-and the missing -1 goes into a step of its own, which is safe.
+its positive part times `top` is at most 32,767 and its negative part times `top` at least -32,768. A step (4 channels
+of k, all output channels of a block) that holds an unsafe pair is *wide*: its weights are stored in int16 and
+multiplied by `vpmaddwd`, which cannot overflow. A block's narrow steps come first, then its wide ones.
 """
 
 from __future__ import annotations
@@ -23,21 +21,23 @@ SLACK = 64  # kernels read whole vectors: so many bytes behind a buffer must be 
 class PackedWeights:
     """Weights of one layer in kernel order.
 
-    `weights` [steps, vectors * lanes, 4] i8 of every block of every group, flat, `SLACK` bytes behind it; `offsets` int32:
-    where each of these steps reads a row; `ranges` int32 [G * blocks, 3]: first plain step, first careful step, end.
-    `sums`, `careful` int32 [G * blocks * vectors * lanes]: the sum of a lane's weights, and of those in careful steps.
+    `weights` [steps, vectors * lanes, 4] i8 of every block of every group, flat, `SLACK` bytes behind it; `offsets`
+    int32: where each of these steps reads a row. `wide` [steps, vectors, 2, lanes, 2] i16 (channels 0 and 2, then 1 and
+    3) and `wide_offsets`: the same of wide steps. `ranges` int32 [G * blocks, 4]: first and end of a block's steps,
+    narrow and wide. `sums` int32 [G * blocks * vectors * lanes]: the sum of a lane's weights.
     """
 
     weights: Array
     offsets: Array
+    wide: Array
+    wide_offsets: Array
     ranges: Array
     sums: Array
-    careful: Array
 
     @property
-    def careful_share(self) -> float:
-        """Share of steps that are careful."""
-        return float((self.ranges[:, 2] - self.ranges[:, 1]).sum()) / max(1, int(self.ranges[-1, 2]))
+    def wide_share(self) -> float:
+        """Share of steps that are wide."""
+        return int(self.ranges[-1, 3]) / max(1, int(self.ranges[-1, 1] + self.ranges[-1, 3]))
 
 
 def with_slack(x: Array) -> Array:
@@ -77,35 +77,34 @@ def pack_weights(w: Array, lanes: int, vectors: int, offsets: Array, exact: bool
     sums = packed.sum(axis=(1, 3), dtype=np.int32).reshape(-1)
     if exact:
         ends = np.arange(1, len(packed) + 1, dtype=np.int32) * len(offsets)
-        ranges = np.stack([ends - np.int32(len(offsets)), ends, ends], axis=1)
-        return PackedWeights(with_slack(packed), offsets, ranges, sums, np.zeros_like(sums))
-    return _order_steps(packed, sums, offsets, top)
+        ranges = np.stack([ends - np.int32(len(offsets)), ends, 0 * ends, 0 * ends], axis=1)
+        nothing = np.zeros(1, np.int32)
+        return PackedWeights(with_slack(packed), offsets, with_slack(nothing), nothing, ranges, sums)
+    return _order_steps(packed.reshape(*packed.shape[:2], vectors, lanes, 4), sums, offsets, top)
 
 
 def _order_steps(packed: Array, sums: Array, offsets: Array, top: int) -> PackedWeights:
-    """Plain steps, then careful ones, in every block."""
+    """Narrow steps, then wide ones, in every block of `packed` [blocks, steps, vectors, lanes, 4]."""
     unsafe = unsafe_steps(packed, top)
-    lowest = (packed == -128) & unsafe[:, :, None, None]
-    packed = np.where(lowest, np.int8(-127), packed)
-    rest = np.where(lowest, np.int8(-1), np.int8(0))
-    careful = np.where(unsafe[:, :, None, None], packed, 0).sum(axis=(1, 3), dtype=np.int32)
-    weights, places, ranges, first = [], [], [], 0
-    for block, step_is_unsafe in enumerate(unsafe):
-        plain, difficult = np.flatnonzero(~step_is_unsafe), np.flatnonzero(step_is_unsafe)
-        split = np.flatnonzero(lowest[block].any(axis=(1, 2)))
-        weights += [packed[block, plain], rest[block, split], packed[block, difficult]]
-        places += [offsets[plain], offsets[split], offsets[difficult]]
-        middle = first + len(plain) + len(split)
-        ranges.append((first, middle, middle + len(difficult)))
-        first = middle + len(difficult)
-    table = np.asarray(ranges, np.int32)
-    return PackedWeights(with_slack(np.concatenate(weights)), np.concatenate(places), table, sums, careful.reshape(-1))
+    # [.., lanes, (high, low)] -> [.., (low), lanes, (high)]: words of channels 0 and 2, then of 1 and 3
+    words = packed[unsafe].astype(np.int16).reshape(-1, *packed.shape[2:4], 2, 2).transpose(0, 1, 4, 2, 3)
+    places = np.broadcast_to(offsets, unsafe.shape)
+    narrow_ends, wide_ends = np.cumsum((~unsafe).sum(1)), np.cumsum(unsafe.sum(1))
+    starts = [np.concatenate([[0], ends[:-1]]) for ends in (narrow_ends, wide_ends)]
+    return PackedWeights(
+        weights=with_slack(packed[~unsafe]),
+        offsets=np.append(places[~unsafe], np.int32(0)),
+        wide=with_slack(words),
+        wide_offsets=np.append(places[unsafe], np.int32(0)),
+        ranges=np.stack([starts[0], narrow_ends, starts[1], wide_ends], axis=1).astype(np.int32),
+        sums=sums,
+    )
 
 
 def unsafe_steps(packed: Array, top: int) -> Array:
-    """Whether any pair of a step [blocks, steps, lanes, 4] can leave int16 when multiplied by codes up to `top`."""
+    """Whether a pair of a step [blocks, steps, vectors, lanes, 4] can leave int16, multiplied by codes up to `top`."""
     pairs = packed.reshape(*packed.shape[:-1], 2, 2).astype(np.int16)
     high = np.maximum(pairs, 0).sum(-1, dtype=np.int32) * top
     low = np.minimum(pairs, 0).sum(-1, dtype=np.int32) * top
-    unsafe: Array = ((high > 32767) | (low < -32768)).any(axis=(2, 3))
+    unsafe: Array = ((high > 32767) | (low < -32768)).any(axis=(2, 3, 4))
     return unsafe

@@ -16,7 +16,7 @@ from lpir.devices.cpu.codegen.abi import Kernel as Code
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
-from lpir.devices.cpu.kernels.move import element_size
+from lpir.devices.cpu.kernels.elements import element_size
 from lpir.ir.graph import Node
 from lpir.ir.op import Op
 from lpir.ops.lowered import Table

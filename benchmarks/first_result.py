@@ -1,0 +1,91 @@
+"""One engine's first result in this process, phase by phase; `benchmarks.cold_start` runs it.
+
+python -m benchmarks.first_result lpir FILE THREADS
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def first_lpir(path: str, threads: int, mark: Callable[[str], None]) -> None:
+    import lpir
+
+    mark("import")
+    model = lpir.read_model(path)
+    mark("read")
+    compiled = lpir.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": threads})
+    mark("compile")
+    compiled(photo())
+    mark("first inference")
+
+
+def first_openvino(path: str, threads: int, mark: Callable[[str], None]) -> None:
+    import openvino as ov
+
+    mark("import")
+    core = ov.Core()
+    model = core.read_model(path)
+    mark("read")
+    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(model, "CPU", config)
+    mark("compile")
+    compiled(photo())
+    mark("first inference")
+
+
+def first_onnxruntime(path: str, threads: int, mark: Callable[[str], None]) -> None:
+    import onnxruntime as ort
+
+    mark("import")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    mark("read")
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    mark("compile")
+    session.run(None, {"input": photo()})
+    mark("first inference")
+
+
+FIRST = {"lpir": first_lpir, "openvino": first_openvino, "onnxruntime": first_onnxruntime}
+
+
+def photo() -> Any:
+    """Some input; its values do not matter here."""
+    import numpy as np
+
+    return np.zeros((1, 3, 224, 224), np.float32)
+
+
+def main() -> None:
+    """Prints milliseconds of each phase and the peak memory as JSON."""
+    engine, path, threads = sys.argv[1:]
+    last = time.perf_counter()
+    phases: dict[str, float] = {}
+
+    def mark(name: str) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        phases[name], last = 1e3 * (now - last), now
+
+    FIRST[engine](path, int(threads), mark)
+    print(json.dumps({**phases, "peak MB": peak_mb()}))
+
+
+def peak_mb() -> float:
+    """Peak resident memory of this process in MB (10^6 bytes); 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    # kilobytes on Linux, bytes on macOS
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+if __name__ == "__main__":
+    main()
