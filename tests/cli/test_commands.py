@@ -200,7 +200,7 @@ def test_bench(call: Call, files: Files) -> None:
     for word in (
         "device      CPU: ",
         "ISA generic, threads 1",
-        "3 of 3 operations",
+        "3 of 3 run in INT8",
         "compile",
         "median",
         "inferences/s",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.elementwise import KERNELS
-from lpir.ir.types import ElementType, boolean, f32, i8, i32, i64, u8
+from lpir.ir.types import ElementType, bf16, boolean, f16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
 from lpir.ops.lowered import Elementwise
 from lpir.scalar.expr import (
     Expr,
@@ -32,7 +32,7 @@ from lpir.scalar.expr import (
     sqrt,
     tanh,
 )
-from tests.devices.cpu.harness import HOST_ISAS, Array, run
+from tests.devices.cpu.harness import HOST_ISAS, Array, make_node, run
 from tests.tolerances import EXACT, assert_close
 
 KERNEL = KERNELS[0]
@@ -140,3 +140,16 @@ def test_empty_and_scalar(isa: Isa) -> None:
 @ISAS
 def test_leaf_that_is_not_read(isa: Isa) -> None:
     check(input_(1) + 1, [np.zeros((3, 1), np.float32), np.arange(3, dtype=np.float32).reshape(3, 1)], isa)
+
+
+@ISAS
+@pytest.mark.parametrize("type", [f16, bf16, f64, i16, u16, u32, u64], ids=lambda t: t.name)
+def test_other_types_run_or_are_refused(isa: Isa, type: ElementType) -> None:
+    x = np.abs(np.random.default_rng(0).standard_normal(77) * 50).astype(type.dtype)
+    leaf = input_(0, type)
+    for expr in (cast(leaf, f32), cast(cast(leaf, f32) * 1.37, type), leaf + leaf, apply("maximum", leaf, 1)):
+        node = make_node(Elementwise(expr), [x])
+        if KERNEL.applies(node, isa) is not None:
+            assert type in (f16, bf16)
+            continue
+        check(expr, [x], isa)

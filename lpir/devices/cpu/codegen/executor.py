@@ -1,12 +1,12 @@
 """The run-time loop as LLVM text: threads walk the same list of steps together.
 
-A step has one part a thread: part `p` is the call `function(params, p, nthreads)`. A thread takes its own part first, so
-that the data it wrote is in its cache, then any part that nobody has taken yet: a thread that sleeps, or that the system
-gave no processor, holds up nobody. A step is over when all its parts are done, whoever did them; a thread that comes
-late finds it so and moves on without touching anything.
+A step has one part a thread: part `p` is the call `function(params, p, nthreads)`. A thread takes its own part first,
+so that the data it wrote is in its cache, then any part that nobody has taken yet: a thread that sleeps, or that the
+system gave no processor, holds up nobody. A step is over when all its parts are done, whoever did them; a thread that
+comes late finds it so and moves on without touching anything.
 
-Steps are numbered through over all jobs. A pool is `pool_bytes(nthreads)` of zeroed, 64-byte aligned memory; fields that
-threads wait for or write are on cache lines of their own:
+Steps are numbered through over all jobs. A pool is `pool_bytes(nthreads)` of zeroed, 64-byte aligned memory; fields
+that threads wait for or write are on cache lines of their own:
 
     byte   0  i64 nthreads, i64 spins, i64 number of the next step         byte  64  i32 job number
     byte 128  i32 threads asleep on the job number                        byte 192  i64 parts done, of all steps
@@ -301,7 +301,7 @@ def executor_text(system: str = sys.platform, machine: str = "") -> str:
     pause = _PAUSE.get(machine, yield_.replace("idle", "paused"))
     if not system.startswith("linux") or machine not in _FUTEX:
         return _TEXT.format(declare="", pause=pause, sleep=yield_, wake="", sleep_done=yield_, wake_done="")
-    # FUTEX_WAIT_PRIVATE = 128, FUTEX_WAKE_PRIVATE = 129; both machines are little-endian: the low half of a word is first
+    # FUTEX_WAIT_PRIVATE = 128, FUTEX_WAKE_PRIVATE = 129; the low half of a word comes first on both machines
     call = f"call i64 (i64, ...) @syscall(i64 {_FUTEX[machine]}, ptr"
     return _TEXT.format(
         declare="declare i64 @syscall(i64, ...)",

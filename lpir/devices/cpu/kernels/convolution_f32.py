@@ -14,7 +14,7 @@ from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import fgemm
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.copy import View, copy
-from lpir.devices.cpu.kernels.elementwise import Source, apply
+from lpir.devices.cpu.kernels.elementwise import Source, apply, unsupported
 from lpir.devices.cpu.kernels.epilogue import Rows
 from lpir.devices.cpu.kernels.fgemm import Call, Form, Shape
 from lpir.devices.cpu.kernels.geometry import broadcast_strides, dense_strides
@@ -23,7 +23,6 @@ from lpir.devices.cpu.kernels.rows import (
     grid_offsets,
     operand_of,
     pad_step,
-    refuse_epilogue,
     refuse_operands,
 )
 from lpir.ir.graph import Node
@@ -35,7 +34,7 @@ from lpir.scalar.expr import input_
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def refuse(node: Node) -> str | None:
+def refuse(node: Node, isa: Isa) -> str | None:
     """Why a product of inputs 0 and 1 is not float32 or has an epilogue that cannot be printed, or None."""
     for value in node.inputs[:2]:
         if value.element_type != f32:
@@ -44,7 +43,7 @@ def refuse(node: Node) -> str | None:
             return f"{value.name} is larger than 2 GiB"
     op = node.op
     assert isinstance(op, LoweredConvolution | LoweredMatMul)
-    return refuse_epilogue(expanded(op.epilogue))
+    return unsupported(op.epilogue, isa)
 
 
 class ConvolutionF32(Kernel):
@@ -55,7 +54,7 @@ class ConvolutionF32(Kernel):
     rank = 10
 
     def applies(self, node: Node, isa: Isa) -> str | None:
-        return refuse(node) or ("the weights are not constant" if constant_data(node.inputs[1]) is None else None)
+        return refuse(node, isa) or ("the weights are not constant" if constant_data(node.inputs[1]) is None else None)
 
     def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
         op = node.op
@@ -117,7 +116,7 @@ class MatMulF32(Kernel):
     rank = 10
 
     def applies(self, node: Node, isa: Isa) -> str | None:
-        return refuse(node)
+        return refuse(node, isa)
 
     def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
         op = node.op

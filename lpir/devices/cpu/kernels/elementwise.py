@@ -24,9 +24,10 @@ from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.epilogue import lift_constants
 from lpir.devices.cpu.kernels.geometry import Nest, broadcast_strides, chunks_of, collapse
 from lpir.devices.cpu.kernels.tail import store_up_to
+from lpir.errors import LpirError
 from lpir.ir.graph import Node
 from lpir.ir.op import Op
-from lpir.ir.types import ElementType, f32
+from lpir.ir.types import ElementType, bf16, f16, f32
 from lpir.ops.bases import ElementwiseOp
 from lpir.ops.boundary import constant_data
 from lpir.ops.lowered import Elementwise, expanded
@@ -48,17 +49,20 @@ def operations(expr: Expr) -> int:
     return sum(1 for e in expr.walk() if e.args)
 
 
-def unsupported(expr: Expr) -> str | None:
-    """Why vector code cannot be printed for `expr`, or None."""
+def unsupported(expr: Expr, isa: Isa) -> str | None:
+    """Why vector code cannot be printed for `expr` on `isa`, or None."""
     try:
         walked = list(expanded(expr).walk())
         for e in walked:
             memory_type(e.type)
-    except Exception as error:  # expand and memory_type name the function or the type
+    except LpirError as error:
         return str(error)
     for e in walked:
         if e.fn not in PRIMITIVES:
             return f"{e.fn} of {e.type} has no vector code"
+        # LLVM would call library functions that the process does not have
+        if (e.type == bf16 and e.fn != "input") or (e.type == f16 and not isa.is_x86):
+            return f"{isa.name} has no instruction that gives {e.type}"
     return None
 
 
@@ -230,7 +234,7 @@ class ElementwiseKernel(Kernel):
     def applies(self, node: Node, isa: Isa) -> str | None:
         if getattr(node.op, "auto_broadcast", "numpy") == "pdpd":
             return "auto_broadcast is pdpd"
-        return unsupported(_expression(node))
+        return unsupported(_expression(node), isa)
 
     def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
         expr = _expression(node)

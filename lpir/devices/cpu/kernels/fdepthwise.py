@@ -25,7 +25,7 @@ from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.convolution_f32 import refuse
 from lpir.devices.cpu.kernels.epilogue import Epilogue, Operand, element_bytes, store_lanes
 from lpir.devices.cpu.kernels.idepthwise import row_table
-from lpir.devices.cpu.kernels.rows import bind_operand, operand_of
+from lpir.devices.cpu.kernels.rows import bind_operand, operand_of, refuse_operands
 from lpir.ir.graph import Node
 from lpir.ops.boundary import constant_data
 from lpir.ops.lowered import LoweredConvolution, expanded
@@ -189,7 +189,11 @@ class DepthwiseF32(Kernel):
             return "not one channel a group"
         if math.prod(w[:-2]) > MAX_TAPS:
             return f"more than {MAX_TAPS} taps"
-        return refuse(node) or ("the weights are not constant" if constant_data(node.inputs[1]) is None else None)
+        return (
+            refuse_operands(node, 2)
+            or refuse(node, isa)
+            or ("the weights are not constant" if constant_data(node.inputs[1]) is None else None)
+        )
 
     def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
         op = node.op

@@ -19,14 +19,13 @@ from lpir.devices.cpu.kernels import reduce
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.convolution_f32 import ONE_RUN, Left, Product, Right, batch_offsets
 from lpir.devices.cpu.kernels.copy import View, copy
-from lpir.devices.cpu.kernels.elementwise import Source, apply
+from lpir.devices.cpu.kernels.elementwise import Source, apply, unsupported
 from lpir.devices.cpu.kernels.epilogue import Rows
 from lpir.devices.cpu.kernels.fgemm import Shape
-from lpir.devices.cpu.kernels.rows import refuse_epilogue
 from lpir.ir.graph import Node
 from lpir.ir.op import Op
 from lpir.ir.types import i8, i16, i32, u8
-from lpir.ops.lowered import LoweredMatMul, expanded
+from lpir.ops.lowered import LoweredMatMul
 from lpir.scalar.expr import cast, input_
 
 # the largest K whose sums stay in int32
@@ -48,7 +47,7 @@ class MatMulCodes(Kernel):
             return f"the inputs are {a.element_type} and {b.element_type}, not codes"
         if a.shape.to_static()[-1] > MAX_K:
             return f"{a.shape.to_static()[-1]} products can overflow an int32 sum"
-        return refuse_epilogue(expanded(op.epilogue))
+        return unsupported(op.epilogue, isa)
 
     def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
         return _Codes(node, isa, ctx).steps()

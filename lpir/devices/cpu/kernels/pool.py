@@ -212,7 +212,7 @@ class PoolKernel(Kernel):
         counts = replace(op, exclude_pad=True).counts(x.shape.to_static()[1:-1])
         if not counts.all() and (op.kind == "max" or op.exclude_pad):
             return "a window lies in the padding"
-        return unsupported(op.epilogue) or refuse_operands(node, 1)
+        return unsupported(op.epilogue, isa) or refuse_operands(node, 1)
 
     def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
         op = node.op

@@ -150,7 +150,7 @@ class ReduceKernel(Kernel):
         assert isinstance(op, Reduce)
         if type.name not in TYPES:
             return f"elements of type {type}"
-        return unsupported(op.epilogue)
+        return unsupported(op.epilogue, isa)
 
     def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
         op, x, out = node.op, node.inputs[0], node.output

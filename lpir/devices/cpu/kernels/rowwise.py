@@ -211,7 +211,7 @@ class Softmax(_RowKernel):
     def applies(self, node: Node, isa: Isa) -> str | None:
         assert isinstance(node.op, LoweredSoftmax)
         type = node.inputs[0].element_type
-        return f"the input is {type}, not f32" if type != f32 else unsupported(node.op.epilogue)
+        return f"the input is {type}, not f32" if type != f32 else unsupported(node.op.epilogue, isa)
 
     def _code(self, op: Op, isa: Isa, epilogue: Expr, operands: tuple[Operand, ...]) -> tuple[Code, Epilogue]:
         return softmax_kernel(isa, epilogue, operands)
@@ -230,7 +230,7 @@ class Normalize(_RowKernel):
     def applies(self, node: Node, isa: Isa) -> str | None:
         assert isinstance(node.op, LoweredNormalize)
         type = node.inputs[0].element_type
-        return f"the input is {type}, not f32" if type != f32 else unsupported(node.op.epilogue)
+        return f"the input is {type}, not f32" if type != f32 else unsupported(node.op.epilogue, isa)
 
     def _code(self, op: Op, isa: Isa, epilogue: Expr, operands: tuple[Operand, ...]) -> tuple[Code, Epilogue]:
         assert isinstance(op, LoweredNormalize)

@@ -1,0 +1,1 @@
+"""Compiled models as shared libraries: written without a linker, run without LLVM."""

@@ -1,0 +1,192 @@
+"""A small linker for x86-64: places sections of relocatable objects, and makes them fit each other.
+
+The image is position-independent: what depends on where it is loaded, or on functions of the C library, is left in a
+list of `Fixup`s, all of them in its data part, for the dynamic loader (a file) or for `memory.py` (this process).
+Relocations are those of the x86-64 psABI, table 4.9.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lpir.devices.cpu.aot.elf import Object, Relocation, Section
+from lpir.errors import UnsupportedError
+
+PAGE = 4096
+R_64, R_PC32, R_PLT32, R_GOTPCREL, R_PC64, R_GOTPCRELX, R_REX_GOTPCRELX = 1, 2, 4, 9, 24, 41, 42
+THROUGH_TABLE = (R_GOTPCREL, R_GOTPCRELX, R_REX_GOTPCRELX)
+KINDS = (R_64, R_PC32, R_PLT32, R_PC64, *THROUGH_TABLE)
+# jmp *offset(%rip), two bytes of int3
+_STUB = struct.Struct("<BBiBB")
+# the constants of a model lie last, so that offsets between the other parts stay short
+CONSTANTS = ".constants"
+PARTS = ("read", "code", "data", "constants")
+
+
+@dataclass(frozen=True, slots=True)
+class Fixup:
+    """The 64-bit word at `offset` becomes `addend` plus the load address, or plus the address of `symbol`."""
+
+    offset: int
+    addend: int
+    symbol: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Memory from offset `start` on; `parts`: begin and end of each of PARTS, whole pages apart."""
+
+    start: int
+    memory: bytearray
+    parts: dict[str, tuple[int, int]]
+    symbols: dict[str, int]
+    fixups: tuple[Fixup, ...]
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.memory)
+
+
+def link(objects: Sequence[Object], start: int = 0, spare: int = 0) -> Image:
+    """One image of all objects; a symbol that several define is the first one's.
+
+    `spare` bytes are left at the end of the data part. Raises UnsupportedError for a relocation of another kind.
+    """
+    return _Linker(objects, start, spare).link()
+
+
+def undefined(objects: Sequence[Object]) -> tuple[str, ...]:
+    """Symbols that no object defines, sorted."""
+    defined = {s.name for o in objects for s in o.symbols if s.is_global}
+    used = {r.symbol.name for o in objects for s in o.sections for r in s.relocations if r.symbol.section is None}
+    return tuple(sorted(used - defined))
+
+
+class _Linker:
+    def __init__(self, objects: Sequence[Object], start: int, spare: int) -> None:
+        self.objects, self.start, self.spare = objects, start, spare
+        self.places: dict[tuple[int, int], int] = {}
+        self.symbols: dict[str, int] = {}
+        self.imports = undefined(objects)
+        # entries of the table of addresses: imported symbols first
+        self.entries: dict[str, int] = {}
+        self.stubs: dict[str, int] = {}
+        self.fixups: list[Fixup] = []
+        self.memory = bytearray()
+
+    def link(self) -> Image:
+        parts = self._place()
+        self.memory = bytearray(parts["constants"][1] - self.start)
+        for index, item in enumerate(self.objects):
+            for number, section in enumerate(item.sections):
+                at = self.places[index, number] - self.start
+                self.memory[at : at + len(section.data)] = section.data
+        self._write_table()
+        for index, item in enumerate(self.objects):
+            for number, section in enumerate(item.sections):
+                for relocation in section.relocations:
+                    self._apply(index, self.places[index, number], section, relocation)
+        return Image(self.start, self.memory, parts, self.symbols, tuple(self.fixups))
+
+    # -- where everything lies
+
+    def _place(self) -> dict[str, tuple[int, int]]:
+        parts: dict[str, tuple[int, int]] = {}
+        position = self.start
+        for part in PARTS:
+            # the first part shares its page with the headers
+            begin = position = position if part == "read" else _up(position, PAGE)
+            for index, number, section in self._sections(part):
+                position = _up(position, section.alignment)
+                self.places[index, number] = position
+                position += len(section.data)
+            if part == "code":
+                for name in self.imports:
+                    position = _up(position, _STUB.size)
+                    self.stubs[name] = position
+                    position += _STUB.size
+            if part == "data":
+                position = _up(position, 8)
+                for name in (*self.imports, *self._indirect()):
+                    self.entries[name] = position
+                    position += 8
+                position += self.spare
+            parts[part] = begin, position
+        for index, item in enumerate(self.objects):
+            for symbol in item.symbols:
+                if symbol.is_global and symbol.section is not None:
+                    self.symbols.setdefault(symbol.name, self.places[index, symbol.section] + symbol.offset)
+        return parts
+
+    def _sections(self, part: str) -> Iterator[tuple[int, int, Section]]:
+        for index, item in enumerate(self.objects):
+            for number, section in enumerate(item.sections):
+                if _part(section) == part:
+                    yield index, number, section
+
+    def _indirect(self) -> list[str]:
+        """Symbols of the objects themselves whose address is read from the table."""
+        known = set(self.imports)
+        found: dict[str, None] = {}
+        for item in self.objects:
+            for section in item.sections:
+                for relocation in section.relocations:
+                    if relocation.kind in THROUGH_TABLE and relocation.symbol.name not in known:
+                        found[relocation.symbol.name] = None
+        return list(found)
+
+    # -- what depends on it
+
+    def _write_table(self) -> None:
+        for name, at in self.stubs.items():
+            _STUB.pack_into(self.memory, at - self.start, 0xFF, 0x25, self.entries[name] - (at + 6), 0xCC, 0xCC)
+        for name, at in self.entries.items():
+            imported = name in self.stubs
+            self.fixups.append(Fixup(at, 0 if imported else self.symbols[name], name if imported else ""))
+
+    def _address(self, index: int, relocation: Relocation) -> int:
+        """Where the symbol of a relocation lies; for an imported function the stub that jumps to it."""
+        symbol = relocation.symbol
+        if symbol.section is not None:
+            return self.places[index, symbol.section] + symbol.offset
+        if symbol.name in self.symbols:
+            return self.symbols[symbol.name]
+        return self.stubs[symbol.name]
+
+    def _apply(self, index: int, base: int, section: Section, relocation: Relocation) -> None:
+        kind, name = relocation.kind, relocation.symbol.name
+        place = base + relocation.offset
+        if kind not in KINDS:
+            raise UnsupportedError(f"relocation {kind} of {name or section.name} is not one that kernels contain")
+        if kind == R_64:
+            self._absolute(index, place, section, relocation)
+            return
+        target = self.entries[name] if kind in THROUGH_TABLE else self._address(index, relocation)
+        value = target + relocation.addend - place
+        if kind == R_PC64:
+            struct.pack_into("<q", self.memory, place - self.start, value)
+        elif -(2**31) <= value < 2**31:
+            struct.pack_into("<i", self.memory, place - self.start, value)
+        else:
+            raise UnsupportedError(f"{name or section.name} is more than 2 GB away")
+
+    def _absolute(self, index: int, place: int, section: Section, relocation: Relocation) -> None:
+        if not section.is_writable:
+            raise UnsupportedError(f"{section.name} holds an address: it would not be the same in every process")
+        symbol = relocation.symbol
+        if symbol.section is None and symbol.name not in self.symbols:
+            self.fixups.append(Fixup(place, relocation.addend, symbol.name))
+        else:
+            self.fixups.append(Fixup(place, self._address(index, relocation) + relocation.addend))
+
+
+def _part(section: Section) -> str:
+    if section.name == CONSTANTS:
+        return "constants"
+    return "code" if section.is_code else "data" if section.is_writable else "read"
+
+
+def _up(value: int, alignment: int) -> int:
+    return -(-value // alignment) * alignment
