@@ -23,6 +23,7 @@ from lpir.ops.lowered import (
     Table,
 )
 from lpir.passes.lowprec.clamps import drop_inner_clamps
+from lpir.passes.lowprec.scales import fold_output_scale
 from lpir.scalar.evaluate import evaluate
 from lpir.scalar.expr import Expr, const, input_, substitute
 from lpir.scalar.simplify import simplify
@@ -166,6 +167,7 @@ def fuse_epilogue(node: Node) -> None:
             operands.append(source)
         leaves[index] = input_(first + operands.index(source), source.element_type)
     epilogue = drop_inner_clamps(simplify(substitute(node.op.expr, leaves)))
+    epilogue, operands = fold_output_scale(epilogue, operands, first)
     fused = Node(_with_epilogue(op, epilogue), [*producer.inputs[:fixed], *operands], producer.name)
     fused.source = [*producer.source, *(s for s in node.source if s not in producer.source)]
     fused.outputs[0].quant = out.quant

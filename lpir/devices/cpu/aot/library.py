@@ -8,7 +8,7 @@ linkers and tools; the loader does not read them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lpir.devices.cpu.aot.elf import (
@@ -28,7 +28,7 @@ from lpir.devices.cpu.aot.elf import (
     SYMBOL,
     Object,
 )
-from lpir.devices.cpu.aot.link import PAGE, Fixup, Image, link, undefined
+from lpir.devices.cpu.aot.link import PAGE, Fixup, Image, fixup_count, link, undefined
 
 PROGRAM = struct.Struct("<IIQQQQQQ")
 PT_LOAD, PT_DYNAMIC, PT_GNU_STACK, PT_GNU_RELRO = 1, 2, 0x6474E551, 0x6474E552
@@ -54,8 +54,8 @@ class _Table:
     at: int = field(default=0)
 
 
-def shared_library(objects: Sequence[Object], exports: Sequence[str], soname: str = "") -> bytes:
-    """The bytes of a shared library of `objects` that exports the symbols `exports`, and needs nothing but libc.
+def shared_library(objects: Sequence[Object], exports: Mapping[str, str], soname: str = "") -> bytes:
+    """The bytes of a shared library of `objects`. `exports`: name outside -> symbol; it needs nothing but libc.
 
     Raises UnsupportedError when the objects hold what the linker does not know, KeyError for an unknown export.
     """
@@ -65,7 +65,7 @@ def shared_library(objects: Sequence[Object], exports: Sequence[str], soname: st
         ".hash": 4 * (2 + 1 + 1 + len(imports) + len(exports)),
         ".dynsym": SYMBOL.size * (1 + len(imports) + len(exports)),
         ".dynstr": len(strings),
-        ".rela.dyn": RELA.size * _count(objects),
+        ".rela.dyn": RELA.size * fixup_count(objects),
     }
     at = HEADER.size + PROGRAM.size * PROGRAMS
     places: dict[str, int] = {}
@@ -87,11 +87,6 @@ def shared_library(objects: Sequence[Object], exports: Sequence[str], soname: st
     return _assemble(image, tables, dynamic, _dynamic(places, sizes, offsets[soname]))
 
 
-def _count(objects: Sequence[Object]) -> int:
-    """Number of fixups; the linker decides it by the kinds of relocations alone, so a first run tells."""
-    return len(link(objects).fixups)
-
-
 def _strings(names: Sequence[str]) -> tuple[bytes, dict[str, int]]:
     data = b"\0"
     offsets = {"": 0}
@@ -103,13 +98,13 @@ def _strings(names: Sequence[str]) -> tuple[bytes, dict[str, int]]:
 
 
 def _dynsym(
-    image: Image, imports: Sequence[str], exports: Sequence[str], offsets: dict[str, int], code: tuple[int, int]
+    image: Image, imports: Sequence[str], exports: Mapping[str, str], offsets: dict[str, int], code: tuple[int, int]
 ) -> bytes:
     data = SYMBOL.pack(0, 0, 0, 0, 0, 0)
     for name in imports:
         data += SYMBOL.pack(offsets[name], STB_GLOBAL << 4 | STT_FUNC, 0, 0, 0, 0)
-    for name in exports:
-        at = image.symbols[name]
+    for name, symbol in exports.items():
+        at = image.symbols[symbol]
         is_code = code[0] <= at < code[1]
         section = _SECTION_OF["code" if is_code else _part_of(image, at)]
         kind = STT_FUNC if is_code else STT_OBJECT

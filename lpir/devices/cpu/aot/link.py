@@ -64,6 +64,23 @@ def undefined(objects: Sequence[Object]) -> tuple[str, ...]:
     return tuple(sorted(used - defined))
 
 
+def indirect(objects: Sequence[Object]) -> list[str]:
+    """Symbols that objects define and whose address their code reads from the table."""
+    outside = set(undefined(objects))
+    relocations = (r for o in objects for s in o.sections for r in s.relocations)
+    return list(dict.fromkeys(r.symbol.name for r in relocations if _reads_table(r) and r.symbol.name not in outside))
+
+
+def fixup_count(objects: Sequence[Object]) -> int:
+    """Number of fixups that `link` will leave."""
+    absolute = sum(r.kind == R_64 for o in objects for s in o.sections for r in s.relocations)
+    return absolute + len(undefined(objects)) + len(indirect(objects))
+
+
+def _reads_table(relocation: Relocation) -> bool:
+    return relocation.kind in THROUGH_TABLE
+
+
 class _Linker:
     def __init__(self, objects: Sequence[Object], start: int, spare: int) -> None:
         self.objects, self.start, self.spare = objects, start, spare
@@ -109,7 +126,7 @@ class _Linker:
                     position += _STUB.size
             if part == "data":
                 position = _up(position, 8)
-                for name in (*self.imports, *self._indirect()):
+                for name in (*self.imports, *indirect(self.objects)):
                     self.entries[name] = position
                     position += 8
                 position += self.spare
@@ -125,17 +142,6 @@ class _Linker:
             for number, section in enumerate(item.sections):
                 if _part(section) == part:
                     yield index, number, section
-
-    def _indirect(self) -> list[str]:
-        """Symbols of the objects themselves whose address is read from the table."""
-        known = set(self.imports)
-        found: dict[str, None] = {}
-        for item in self.objects:
-            for section in item.sections:
-                for relocation in section.relocations:
-                    if relocation.kind in THROUGH_TABLE and relocation.symbol.name not in known:
-                        found[relocation.symbol.name] = None
-        return list(found)
 
     # -- what depends on it
 
@@ -163,7 +169,7 @@ class _Linker:
         if kind == R_64:
             self._absolute(index, place, section, relocation)
             return
-        target = self.entries[name] if kind in THROUGH_TABLE else self._address(index, relocation)
+        target = self.entries[name] if _reads_table(relocation) else self._address(index, relocation)
         value = target + relocation.addend - place
         if kind == R_PC64:
             struct.pack_into("<q", self.memory, place - self.start, value)

@@ -1,0 +1,76 @@
+"""Folds the multiplication of a quantization into the scale and the bias before it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lpir.ir.graph import Value
+from lpir.ir.types import f32
+from lpir.ops.boundary import constant, constant_data
+from lpir.scalar.expr import Expr, const, input_, substitute
+
+
+def fold_output_scale(epilogue: Expr, operands: list[Value], first: int) -> tuple[Expr, list[Value]]:
+    """`rint(clamp((acc * scale + bias) * inverse))` becomes `rint(clamp(acc * scale' + bias'))`.
+
+    The products are made in float64 and rounded once: one multiplication and one rounding less a value. `scale` and
+    `bias` are literals or constant operands; operand i is leaf `first + i`. Returns the epilogue and its operands.
+    """
+    for rounded in epilogue.walk():
+        product = _product(rounded)
+        if product is None:
+            continue
+        folded = list(operands)
+        inside = _times(product.args[0], float(product.args[1].value or 0), folded, first)
+        if inside is not None:
+            return _used(_swap(epilogue, product, inside), folded, first)
+    return epilogue, operands
+
+
+def _product(expr: Expr) -> Expr | None:
+    """The `x * constant` inside `rint_i32`, through clamps and the addition of a constant."""
+    if expr.fn != "rint_i32":
+        return None
+    inner = expr.args[0]
+    while inner.fn in ("minimum", "maximum", "add") and inner.args[1].fn == "const":
+        inner = inner.args[0]
+    return inner if inner.fn == "mul" and inner.args[1].fn == "const" else None
+
+
+def _times(expr: Expr, factor: float, operands: list[Value], first: int) -> Expr | None:
+    """`expr * factor` for `acc * scale` and `acc * scale + bias`, or None for any other form."""
+    if expr.fn == "add":
+        scaled = _times(expr.args[0], factor, operands, first) if expr.args[0].fn == "mul" else None
+        bias = _scaled_leaf(expr.args[1], factor, operands, first)
+        return None if scaled is None or bias is None else scaled + bias
+    if expr.fn != "mul" or expr.args[0].fn != "cast" or expr.args[0].args[0].fn != "input":
+        return None
+    scale = _scaled_leaf(expr.args[1], factor, operands, first)
+    return None if scale is None else expr.args[0] * scale
+
+
+def _scaled_leaf(leaf: Expr, factor: float, operands: list[Value], first: int) -> Expr | None:
+    if leaf.fn == "const":
+        return const(float(np.float32(float(leaf.value or 0) * factor)), f32)
+    data = constant_data(operands[int(leaf.value or 0) - first]) if leaf.fn == "input" and leaf.value else None
+    if data is None or data.dtype != np.float32:
+        return None
+    operands.append(constant((data.astype(np.float64) * factor).astype(np.float32)))
+    return input_(first + len(operands) - 1, f32)
+
+
+def _swap(expr: Expr, old: Expr, new: Expr) -> Expr:
+    """`expr` with the sub-expression `old` replaced."""
+    rebuilt: dict[int, Expr] = {id(old): new}
+    for e in expr.walk():
+        if id(e) not in rebuilt:
+            args = tuple(rebuilt[id(a)] for a in e.args)
+            rebuilt[id(e)] = Expr(e.fn, args, e.type, e.value) if e.args else e
+    return rebuilt[id(expr)]
+
+
+def _used(epilogue: Expr, operands: list[Value], first: int) -> tuple[Expr, list[Value]]:
+    """Without the operands that are read no more."""
+    kept = [i - first for i in sorted(epilogue.inputs()) if i >= first]
+    renamed = {first + old: input_(first + new, operands[old].element_type) for new, old in enumerate(kept)}
+    return substitute(epilogue, renamed), [operands[i] for i in kept]
