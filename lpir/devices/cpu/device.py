@@ -14,7 +14,7 @@ from lpir.devices.cpu import pipeline
 from lpir.devices.cpu.explain import explain_plan
 from lpir.devices.cpu.isa import Isa, all_isas, by_name, host_isa
 from lpir.devices.cpu.plan import NativeSegment, Plan, Planner
-from lpir.devices.cpu.run import CpuRunner, compile_steps
+from lpir.devices.cpu.run import CpuRunner, code_for, compile_steps
 from lpir.devices.cpu.split import SplitExecutable, split
 from lpir.devices.cpu.threads import default_threads
 from lpir.errors import InputError
@@ -134,7 +134,10 @@ class CpuExecutable(Executable):
         self.lowered = pipeline.lower(prepared, options.low_precision)
         # waking other threads takes longer than all the work of a tiny model
         self.threads = options.threads if pipeline.work(self.lowered) > ONE_THREAD else 1
-        self.plan: Plan = Planner(self.lowered, options.isa, self.threads, split=options.profile).plan()
+        code = code_for(options.isa)
+        self.plan: Plan = Planner(
+            self.lowered, options.isa, self.threads, options.profile, lambda s: code.add(s.code.symbol, s.code.text)
+        ).plan()
         steps = [s for g in self.plan.segments if isinstance(g, NativeSegment) for s in g.steps]
         self.addresses = compile_steps(options.isa, steps)
         self._runners = 0

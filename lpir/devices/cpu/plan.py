@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,8 +115,12 @@ class ConstantStore:
 class Planner:
     """Builds a Plan; the `BuildContext` of the kernels."""
 
-    def __init__(self, model: Model, isa: Isa, threads: int, split: bool = False) -> None:
+    def __init__(
+        self, model: Model, isa: Isa, threads: int, split: bool = False, ready: Callable[[Step], None] | None = None
+    ) -> None:
         self.model, self.isa, self.threads, self.split = model, isa, threads, split
+        # told of each step at once, so that code is compiled while later nodes are planned
+        self.ready = ready
         self.order = [n for n in model.nodes() if n.op.type_name not in ("Parameter", "Result", "Constant")]
         self.known: dict[int, Array] = {}
         self.roots: dict[int, Value] = {}
@@ -218,7 +222,11 @@ class Planner:
             self.segments.append(NativeSegment())
         segment = self.segments[-1]
         assert isinstance(segment, NativeSegment)
-        segment.steps += choice.kernel.build(node, self.isa, self)
+        steps = choice.kernel.build(node, self.isa, self)
+        segment.steps += steps
+        if self.ready:
+            for step in steps:
+                self.ready(step)
         segment.nodes.append((node, choice.name))
 
     def _outputs(self, node: Node, kernel: Kernel | None) -> None:

@@ -28,13 +28,18 @@ _CODE: dict[str, Jit] = {}
 _POOLS: dict[tuple[int, int, int], ThreadPool] = {}
 
 
+def code_for(isa: Isa) -> Jit:
+    """The process's machine code for an instruction set."""
+    with _LOCK:
+        return _CODE.setdefault(isa.name, Jit(isa))
+
+
 def compile_steps(isa: Isa, steps: Sequence[Step]) -> dict[str, int]:
     """The address of each step's function; only what the process has not seen is compiled."""
-    with _LOCK:
-        jit = _CODE.setdefault(isa.name, Jit(isa))
-        for step in steps:
-            jit.add(step.code.symbol, step.code.text)
-        return jit.compile()
+    jit = code_for(isa)
+    for step in steps:
+        jit.add(step.code.symbol, step.code.text)
+    return jit.compile()
 
 
 def pool_for(threads: int, stream: int) -> ThreadPool:

@@ -60,6 +60,7 @@ declare ptr @calloc(i64, i64)
 declare void @free(ptr)
 declare void @submit(ptr, ptr, i64)
 declare void @worker(ptr, i64)
+declare void @stop(ptr)
 @lpir_model = external hidden global [{len(MODEL)} x i64]
 
 ; a check is four i32: leaf of cpuid (-1: xgetbv), subleaf, register, bits that must be set
@@ -232,7 +233,7 @@ define void @lpir_c_serve(ptr %request, i64 %thread) {{
 }}
 
 define void @lpir_c_stop(ptr %request) {{
-{_own("pool")}  call void @lpir_stop(ptr %pool)
+{_own("pool")}  call void @stop(ptr %pool)
   ret void
 }}
 
@@ -278,5 +279,4 @@ never:
 
 def interface_text() -> str:
     """LLVM text that defines `FUNCTIONS`, on top of the executor's."""
-    text = _SUPPORTED + _CREATE + _RUN + _tensors("inputs") + _tensors("outputs")
-    return text.replace("@lpir_stop(", "@stop(").replace("declare ptr @calloc", "declare void @stop(ptr)\ndeclare ptr @calloc")
+    return _SUPPORTED + _CREATE + _RUN + _tensors("inputs") + _tensors("outputs")

@@ -4,19 +4,29 @@
     jit.add(kernel.symbol, kernel.text)
     address = jit.compile()[kernel.symbol]
 
-Code lives as long as the `Jit` object. `assembly(texts, isa)` compiles for any x86 ISA on any host, for tests.
+Code lives as long as the `Jit` object. On Linux x86-64 every function is an object file of its own: it is compiled in a
+thread from the moment it is added, and the same objects go into shared libraries (`Jit.objects`). Elsewhere LLVM's
+execution engine compiles all that was added at once. `assembly(texts, isa)` compiles for any x86 ISA on any host, for
+tests.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import os
+import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import RLock
+from typing import TYPE_CHECKING, Any
 
 import llvmlite.binding as llvm
 
 from lpir.devices.cpu.codegen.emitter import AS_PRINTED
-from lpir.errors import InputError
+from lpir.devices.cpu.linker.elf import read_object
+from lpir.devices.cpu.linker.memory import Code
+from lpir.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from lpir.devices.cpu.isa import Isa
@@ -56,7 +66,9 @@ def _machine(cpu: str, features: str, triple: str) -> llvm.TargetMachine:
     )
 
 
-def _module(texts: Iterable[str], machine: llvm.TargetMachine, triple: str, optimize: bool) -> llvm.ModuleRef:
+def _module(
+    texts: Iterable[str], machine: llvm.TargetMachine, triple: str, optimize: bool, context: Any = None
+) -> llvm.ModuleRef:
     """One module of all `texts`, each declaration kept once."""
     declares: dict[str, None] = {}
     bodies: list[str] = []
@@ -69,7 +81,7 @@ def _module(texts: Iterable[str], machine: llvm.TargetMachine, triple: str, opti
     head = [f'target triple = "{triple}"', f'target datalayout = "{machine.target_data}"']
     source = "\n".join([*head, *declares, *bodies, ""])
     try:
-        module = llvm.parse_assembly(source)
+        module = llvm.parse_assembly(source, context)
         module.verify()
     except RuntimeError as error:
         raise InputError(f"LLVM refuses a kernel's text: {error}") from error
@@ -105,31 +117,112 @@ def assembly(texts: Iterable[str], isa: Isa) -> str:
     return "\n".join(str(machine.emit_assembly(module)) for module in _modules(texts, machine, triple))
 
 
+@functools.cache
+def links_objects() -> bool:
+    """Whether this system runs what `lpir.devices.cpu.linker` links."""
+    return sys.platform.startswith("linux") and host_is_x86() and sys.maxsize > 2**32
+
+
+def object_file(text: str, isa: Isa) -> bytes:
+    """A relocatable, position-independent object of what `text` defines. Threads may call this side by side."""
+    _initialize()
+    triple = X86
+    machine = llvm.Target.from_triple(triple).create_target_machine(
+        cpu=isa.cpu, features=isa.features, opt=2, reloc="pic", codemodel="small"
+    )
+    # modules of one context must not be used by two threads at once
+    context = llvm.create_context()
+    with _module([text], machine, triple, not text.startswith(AS_PRINTED), context) as module:
+        return _emit(machine, module)
+
+
+@functools.cache
+def _unlocked() -> Any:
+    """LLVM's emitter without the lock that llvmlite holds during each call, or None where that is not to be had."""
+    try:
+        function = ctypes.CDLL(llvm.ffi.lib._name).LLVMPY_TargetMachineEmitToMemory
+    except (AttributeError, OSError):
+        return None
+    function.argtypes = llvm.ffi.lib.LLVMPY_TargetMachineEmitToMemory.argtypes
+    function.restype = llvm.ffi.lib.LLVMPY_TargetMachineEmitToMemory.restype
+    return function
+
+
+def _emit(machine: llvm.TargetMachine, module: llvm.ModuleRef) -> bytes:
+    emit = _unlocked()
+    if emit is None:
+        return bytes(machine.emit_object(module))
+    with llvm.ffi.OutputString() as error:
+        buffer = emit(machine, module, 1, error)
+        if not buffer:
+            raise InputError(f"LLVM cannot compile a kernel: {error}")
+    try:
+        start, size = llvm.ffi.lib.LLVMPY_GetBufferStart(buffer), llvm.ffi.lib.LLVMPY_GetBufferSize(buffer)
+        return ctypes.string_at(start, size)
+    finally:
+        llvm.ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
+
+
 class Jit:
-    """Collects kernels and compiles them together for one ISA."""
+    """Collects kernels and compiles them for one ISA. Several threads may use it."""
 
     def __init__(self, isa: Isa) -> None:
         self.isa = isa
-        self._texts: dict[str, str] = {}
+        self._lock = RLock()
         self._addresses: dict[str, int] = {}
-        self._engines: list[llvm.ExecutionEngine] = []
+        self._texts: dict[str, str] = {}
+        self._started: dict[str, Future[bytes]] = {}
+        self._objects: dict[str, bytes] = {}
+        self._workers: ThreadPoolExecutor | None = None
+        # what keeps the code alive
+        self._code: list[Any] = []
 
     def add(self, symbol: str, text: str) -> None:
         """Adds a function; a symbol that is known already is the same function and is not compiled twice."""
-        if symbol not in self._addresses:
-            self._texts.setdefault(symbol, text)
+        with self._lock:
+            if symbol in self._addresses or symbol in self._texts:
+                return
+            self._texts[symbol] = text
+            if text and links_objects():
+                if self._workers is None:
+                    self._workers = ThreadPoolExecutor(os.cpu_count() or 1, "lpir-compile")
+                self._started[symbol] = self._workers.submit(object_file, text, self.isa)
 
     def compile(self) -> dict[str, int]:
         """Compiles what was added since the last call. Returns the address of every symbol so far."""
-        if self._texts:
-            triple = str(llvm.get_default_triple())
-            machine = _machine(self.isa.cpu, self.isa.features, "")
-            engines = [self._engine(module, triple) for module in _modules(self._texts.values(), machine, triple)]
-            for symbol in self._texts:
-                self._addresses[symbol] = next(a for e in engines if (a := e.get_function_address(symbol)))
-            self._engines += engines
-            self._texts = {}
-        return dict(self._addresses)
+        with self._lock:
+            if self._texts:
+                try:
+                    found = self._load() if links_objects() else self._jit()
+                    self._addresses.update({symbol: found[symbol] for symbol in self._texts})
+                finally:
+                    self._texts, self._started = {}, {}
+                    if self._workers is not None:
+                        # a forked child would not have these threads
+                        self._workers.shutdown()
+                        self._workers = None
+            return dict(self._addresses)
+
+    def objects(self, symbols: Iterable[str]) -> list[bytes]:
+        """The object files that define `symbols`, all compiled. Raises UnsupportedError where there are none."""
+        with self._lock:
+            if not links_objects():
+                raise UnsupportedError("shared libraries are only made on Linux x86-64")
+            return [self._objects[symbol] for symbol in symbols]
+
+    def _load(self) -> dict[str, int]:
+        made = {symbol: future.result() for symbol, future in self._started.items()}
+        code = Code([read_object(data) for data in made.values()])
+        self._objects |= made
+        self._code.append(code)
+        return code.addresses
+
+    def _jit(self) -> dict[str, int]:
+        triple = str(llvm.get_default_triple())
+        machine = _machine(self.isa.cpu, self.isa.features, "")
+        engines = [self._engine(module, triple) for module in _modules(self._texts.values(), machine, triple)]
+        self._code += engines
+        return {s: next(a for e in engines if (a := e.get_function_address(s))) for s in self._texts}
 
     def _engine(self, module: llvm.ModuleRef, triple: str) -> llvm.ExecutionEngine:
         # an engine owns its machine; the shared one only optimizes

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lpir.devices.cpu.aot.elf import Object, Relocation, Section
+from lpir.devices.cpu.linker.elf import Object, Relocation, Section
 from lpir.errors import UnsupportedError
 
 PAGE = 4096

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lpir.devices.cpu.aot.elf import (
+from lpir.devices.cpu.linker.elf import (
     EM_X86_64,
     ET_DYN,
     HEADER,
@@ -28,7 +28,7 @@ from lpir.devices.cpu.aot.elf import (
     SYMBOL,
     Object,
 )
-from lpir.devices.cpu.aot.link import PAGE, Fixup, Image, fixup_count, link, undefined
+from lpir.devices.cpu.linker.link import PAGE, Fixup, Image, fixup_count, link, undefined
 
 PROGRAM = struct.Struct("<IIQQQQQQ")
 PT_LOAD, PT_DYNAMIC, PT_GNU_STACK, PT_GNU_RELRO = 1, 2, 0x6474E551, 0x6474E552
