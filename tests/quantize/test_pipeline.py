@@ -75,7 +75,8 @@ def test_options(options: dict[str, Any]) -> None:
     quantized = quantize(model, samples(model, 8), progress=False, **options)
     assert sqnr(run(model, samples(model, 3)), run(quantized, samples(model, 3))) > SMALL_NET_DB
     limits = {tuple(n.inputs[1].shape.to_static()) for n in quantized.nodes() if n.op.type_name == "FakeQuantize"}
-    assert ((1, 8, 1, 1) in limits) == options.get("per_channel_depthwise", not options.get("compress_weights", True))
+    assert ((1, 8, 1, 1) in limits) == options.get("per_channel_depthwise", False)
+    assert ((8, 1, 1, 1, 1) in limits) != options.get("compress_weights", True)
 
 
 def test_weights_are_codes_and_choices_are_in_rt_info() -> None:
