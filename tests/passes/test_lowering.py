@@ -193,3 +193,23 @@ def test_the_public_model_is_left_alone() -> None:
     lower_model(model)
     assert model.dump() == before
     assert all(isinstance(n, Node) for n in model.nodes())
+
+
+@pytest.mark.parametrize(("zero_point", "dtype"), [(0, np.uint8), (77, np.uint8), (127.5, np.uint8), (-0.5, np.int8)])
+def test_asymmetric_weights_stay_integer(zero_point: float, dtype: type) -> None:
+    """Codes that need more than 8 bits without their zero point: the sums are still exact."""
+    b = Builder()
+    image = parameter((1, 5, 6, 6), f32, "x")
+    x = b.fake_quantize(image.output, -1, 127 / 128, "fq")
+    limits = np.iinfo(dtype)
+    codes = b.rng.integers(limits.min, limits.max + 1, (7, 5, 3, 3)).astype(dtype)
+    codes.reshape(-1)[:2] = limits.min, limits.max
+    wide = make("Convert", constant(codes), destination_type=f32)
+    if zero_point:
+        wide = make("Subtract", wide, constant(np.float32(zero_point)))
+    weights = make("Multiply", wide, constant(np.full((7, 1, 1, 1), 0.25, np.float32)), name="w")
+    model = finish(_convolution(weights, x), image)
+    lowered = lower_model(model)
+    assert lowered.rt_info["precision"]["conv"] == "INT8"
+    data = np.random.default_rng(5).normal(size=(1, 5, 6, 6)).astype(np.float32)
+    assert_close(run(lowered, data)[0], run(model, data)[0], SAME_CODES)

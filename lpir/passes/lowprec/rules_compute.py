@@ -27,8 +27,7 @@ from lpir.passes.lowprec.rules import attrs, copy_node, rule
 from lpir.passes.lowprec.weights import Weights, find_weights
 from lpir.scalar.expr import Expr, apply, cast, input_
 
-# sums of K products of 8-bit codes stay inside int32 up to here: K * 255 * 128 < 2**31
-MAX_K = 65_792
+INT32_MAX = 2**31 - 1
 IDENTITY = input_(0, f32)
 EXP = Elementwise(apply("exp", IDENTITY))
 SCALED = cast(input_(0, i32), f32) * input_(1, f32)
@@ -94,14 +93,20 @@ def _int8_convolution(state: Lowering, node: Node, groups: int) -> tuple[Value, 
     if not quant.is_per_tensor and not (quant.axis == 1 and groups == x.shape[1].length):
         state.refuse("the input's scale varies along the channels that are summed")
         return None
-    if weights.codes[0].size // (weights.codes.shape[1] if len(axes) == 2 else 1) > MAX_K:
-        state.refuse(f"more than {MAX_K} products in one sum could leave int32")
+    if weights.codes[0].size // (weights.codes.shape[1] if len(axes) == 2 else 1) > max_products(weights):
+        state.refuse(f"more than {max_products(weights)} products in one sum could leave int32")
         return None
     per_input = np.repeat(quant.scale, outputs // groups) if not quant.is_per_tensor else quant.scale.reshape(())
     combined = np.broadcast_to(scale.reshape(-1), (outputs,)).astype(np.float64) * per_input.astype(np.float64)
     codes = state.codes(x, True)
     assert codes is not None
     return codes, weights.codes, combined.astype(np.float32)
+
+
+def max_products(weights: Weights | None) -> int:
+    """How many products of codes can be added without leaving int32: of u8 with these weights, or with other u8."""
+    largest = 255 if weights is None else max(128, int(np.abs(weights.codes.astype(np.int32)).max(initial=1)))
+    return INT32_MAX // (255 * largest)
 
 
 def _kernel_last(w: Array, grouped: bool) -> Array:
@@ -189,8 +194,8 @@ def _int8_matmul(state: Lowering, node: Node) -> tuple[LoweredMatMul, list[Value
     if not qa.is_per_tensor:
         state.refuse("the input's scale varies along the axis that is summed")
         return None
-    if a.shape[-2 if attrs(node).transpose_a else -1].length > MAX_K:
-        state.refuse(f"more than {MAX_K} products in one sum could leave int32")
+    if a.shape[-2 if attrs(node).transpose_a else -1].length > max_products(weights):
+        state.refuse(f"more than {max_products(weights)} products in one sum could leave int32")
         return None
     left = state.codes(a, False)
     assert left is not None

@@ -137,7 +137,7 @@ def gather(state: Lowering, node: Node) -> None:
     axis = normalize_axis(_scalar(state, axis_value), len(data.shape))
     index = state.real(indices)
     weights = find_weights(data) if id(data) in state.known else None
-    if isinstance(weights, Weights) and axis == 0 and _per_row(weights):
+    if isinstance(weights, Weights) and weights.codes.dtype == np.int8 and axis == 0 and _per_row(weights):
         state.precision = "INT8"
         zero = constant(np.int64(0))
         rows = state.emit(node.op, [constant(weights.codes), index, zero])

@@ -11,12 +11,17 @@ from lpir.ir.graph import Value
 from lpir.ir.op import Array
 from lpir.ops.boundary import constant_data
 
+# how far from a whole number a code may lie once the zero point is off: float32 arithmetic
+WHOLE = 1e-4
 CODES = ("i8", "u8", "i4", "u4")
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """`real = scale * codes`: int8 codes with the zero point taken off, and a scale that broadcasts to them."""
+    """`real = scale * codes`: codes with the zero point taken off, and a scale that broadcasts to them.
+
+    The codes are int8 where that holds them, else int16 within +-511 (asymmetric weights).
+    """
 
     codes: Array
     scale: Array
@@ -57,16 +62,17 @@ def find_weights(value: Value) -> Weights | str | None:
 
 
 def _make(codes: Array, scale: Array, zero_point: Array | None, shape: tuple[int, ...] | None) -> Weights | str:
-    shifted = codes.astype(np.int16 if zero_point is None else np.float32)
-    if zero_point is not None:
-        moved = shifted - zero_point.astype(np.float32)
-        shifted = np.rint(moved).astype(np.int16)
-        if np.abs(moved - shifted).max(initial=0) > 1e-4:
-            return "the weights' zero point is not a whole number"
-    if shifted.min(initial=0) < -128 or shifted.max(initial=0) > 127:
-        return "the weights are asymmetric: without their zero point they need more than 8 bits"
-    whole = shifted.astype(np.int8)
+    whole = codes.astype(np.int16)
     scale = scale.astype(np.float32)
+    if zero_point is not None:
+        # a zero point between two codes, as a symmetric range of 256 levels has it: twice the codes, half the scale
+        factor = 2 if np.array_equal(np.rint(2 * zero_point), 2 * zero_point) and zero_point.max() % 1 else 1
+        moved = factor * (codes.astype(np.float32) - zero_point.astype(np.float32))
+        whole, scale = np.rint(moved).astype(np.int16), scale / np.float32(factor)
+        if np.abs(moved - whole).max(initial=0) > WHOLE:
+            return "the weights' zero point is not a whole number"
+    if whole.min(initial=0) >= -128 and whole.max(initial=0) <= 127:
+        whole = whole.astype(np.int8)
     if shape is not None and shape != whole.shape:
         if math.prod(shape) != whole.size:
             return "the weights are reshaped in a way that is not understood"

@@ -43,6 +43,12 @@ def refuse(node: Node, isa: Isa) -> str | None:
             return f"{value.name} is larger than 2 GiB"
     op = node.op
     assert isinstance(op, LoweredConvolution | LoweredMatMul)
+    shape = node.inputs[0].shape.to_static()
+    if isinstance(op, LoweredConvolution):
+        pads = zip(shape[1:-1], op.pads_begin, op.pads_end, strict=True)
+        shape = (shape[0], *(n + b + e for n, b, e in pads), shape[-1])
+    if max(math.prod(shape), math.prod(node.output.shape.to_static())) >= 1 << 29:
+        return "the padded input or the output is larger than 2 GiB"
     return unsupported(op.epilogue, isa)
 
 

@@ -26,7 +26,7 @@ from lpir.devices.cpu.kernels.rows import (
     refuse_operands,
 )
 from lpir.ir.graph import Node
-from lpir.ir.types import i8, u8
+from lpir.ir.types import i8, i16, u8
 from lpir.ops.boundary import Constant
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul, expanded
 
@@ -41,11 +41,11 @@ def is_depthwise(node: Node) -> bool:
 
 
 def refuse_weights(node: Node) -> str | None:
-    """Why the inputs are not u8 activations and constant i8 weights, or None."""
+    """Why the inputs are not u8 activations and constant i8 (or wider) weights, or None."""
     if node.inputs[0].element_type != u8:
         return f"the activations are {node.inputs[0].element_type}, not u8"
-    if node.inputs[1].element_type != i8:
-        return f"the weights are {node.inputs[1].element_type}, not i8"
+    if node.inputs[1].element_type not in (i8, i16):
+        return f"the weights are {node.inputs[1].element_type}, not i8 or i16"
     if not isinstance(node.inputs[1].node.op, Constant):
         return "the weights are not constant"
     return None
@@ -56,6 +56,18 @@ def weights_of(node: Node) -> Array:
     op = node.inputs[1].node.op
     assert isinstance(op, Constant)
     return np.asarray(op.data)
+
+
+def byte_parts(w: Array) -> list[Array]:
+    """int8 arrays that add up to `w`: asymmetric weights take two or three passes over the same activations."""
+    if w.dtype == np.int8:
+        return [w]
+    parts: list[Array] = []
+    rest = w.astype(np.int32)
+    while not parts or rest.any():
+        parts.append(np.clip(rest, -128, 127).astype(np.int8))
+        rest = rest - parts[-1]
+    return parts
 
 
 class ConvolutionInt8(Kernel):
@@ -149,6 +161,8 @@ class _Product:
         out = node.outputs[0].shape.to_static()
         epilogue = expanded(op.epilogue)
         operands = node.inputs[self.first :]
+        parts = byte_parts(w)
+        taps, w = taps * len(parts), np.concatenate(parts, axis=1)
         sums = sums_range(np.concatenate(list(w), axis=-1), self.zero_point)
         gemm = igemm.build(
             self.isa,

@@ -13,6 +13,7 @@ from lpir.devices.cpu.kernels.convolution_int8 import is_depthwise, refuse_weigh
 from lpir.devices.cpu.kernels.ranges import sums_range
 from lpir.devices.cpu.kernels.rows import bind_operand, epilogue_of, operand_of, refuse_epilogue, refuse_operands
 from lpir.ir.graph import Node
+from lpir.ir.types import i8
 from lpir.ops.lowered import LoweredConvolution, expanded
 
 MAX_TAPS = 81  # taps are unrolled
@@ -36,6 +37,7 @@ class DepthwiseInt8(Kernel):
             return "the input is larger than 2 GiB"
         return (
             refuse_weights(node)
+            or ("the weights need more than 8 bits" if node.inputs[1].element_type != i8 else None)
             or idepthwise.applies(op.epilogue)
             or refuse_epilogue(expanded(op.epilogue))
             or refuse_operands(node, 2)
