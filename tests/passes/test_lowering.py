@@ -213,3 +213,26 @@ def test_asymmetric_weights_stay_integer(zero_point: float, dtype: type) -> None
     assert lowered.rt_info["precision"]["conv"] == "INT8"
     data = np.random.default_rng(5).normal(size=(1, 5, 6, 6)).astype(np.float32)
     assert_close(run(lowered, data)[0], run(model, data)[0], SAME_CODES)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_transposed_convolution_in_integers(grouped: bool) -> None:
+    b = Builder(8)
+    image = parameter((1, 6, 5, 4), f32, "x")
+    x = b.fake_quantize(image.output, -1, 127 / 128, "fq")
+    shape = (2, 3, 4, 3, 3) if grouped else (6, 4, 3, 3)
+    codes = b.rng.integers(-127, 128, shape).astype(np.int8)
+    scale = np.ones((2, 1, 4, 1, 1) if grouped else (1, 4, 1, 1)) * b.rng.uniform(0.01, 0.02)
+    weights = make(
+        "Multiply",
+        make("Convert", constant(codes), destination_type=f32),
+        constant(scale.astype(np.float32)),
+        name="w",
+    )
+    kind = "GroupConvolutionBackpropData" if grouped else "ConvolutionBackpropData"
+    geometry = {"strides": (2, 2), "dilations": (1, 1), "pads_begin": (1, 0), "pads_end": (0, 1)}
+    model = finish(make(kind, x, weights, name="up", **geometry), image)
+    lowered = lower_model(model)
+    assert lowered.rt_info["precision"]["up"] == "INT8"
+    data = np.random.default_rng(6).normal(size=(1, 6, 5, 4)).astype(np.float32)
+    assert_close(run(lowered, data)[0], run(model, data)[0], SAME_CODES)
