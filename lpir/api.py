@@ -35,7 +35,7 @@ def convert_model(input_model: PathLike | Model, input: Any = None, output: Any 
     """A model from another format, by its extension: `.onnx`.
 
     input: new shapes, as a dict of name or position -> shape, or one shape for a model with one input; output: names
-    where the model ends. Raises FileError, UnsupportedError, InputError.
+    where the model ends. Quantized weights are stored compressed. Raises FileError, UnsupportedError, InputError.
     """
     model = input_model if isinstance(input_model, Model) else _import(Path(input_model))
     if output is not None:
@@ -44,9 +44,12 @@ def convert_model(input_model: PathLike | Model, input: Any = None, output: Any 
         model.reshape(input)
     if isinstance(input_model, Model):
         return model
+    from lpir.passes.compress import compress_weights
     from lpir.passes.manager import transform
 
-    return transform(model)
+    transform(model)
+    compress_weights(model)
+    return model
 
 
 def _import(path: Path) -> Model:

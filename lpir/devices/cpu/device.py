@@ -90,7 +90,7 @@ class CpuDevice(Device):
         options = Options(config)
         if pipeline.is_stateful(model):
             return Interpreter(model, "CPU", options.profile)
-        prepared = pipeline.prepare(model)
+        prepared = pipeline.prepare(model, options.low_precision)
         if all(v.shape.is_static for v in prepared.inputs):
             return compile_static(model, prepared, options)
         return DynamicExecutable(model, prepared, options)

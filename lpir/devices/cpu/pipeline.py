@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lpir.errors import ModelError
 from lpir.ir.model import Model
+from lpir.passes.compress import compress_weights
 from lpir.passes.lowprec.lower import lower_model
 from lpir.passes.manager import transform
 
@@ -21,9 +22,15 @@ def is_stateful(model: Model) -> bool:
     return any(n.op.type_name in ("ReadValue", "Assign") for n in model.nodes())
 
 
-def prepare(model: Model) -> Model:
-    """A cleaned copy: constants and shape arithmetic folded, spelled-out operations composed."""
-    return transform(model.clone())
+def prepare(model: Model, low_precision: bool) -> Model:
+    """A cleaned copy: constants and shape arithmetic folded, spelled-out operations composed.
+
+    With `low_precision`, quantized weights become codes; without, FakeQuantize stays as it stands on weights too.
+    """
+    copy = transform(model.clone())
+    if low_precision:
+        compress_weights(copy)
+    return copy
 
 
 def specialize(model: Model, shapes: Sequence[tuple[int, ...]]) -> Model:

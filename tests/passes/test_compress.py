@@ -15,7 +15,7 @@ from lpir.ir.types import f16, f32
 from lpir.ops.boundary import Constant, Result, constant, constant_data, parameter
 from lpir.ops.builder import make
 from lpir.ops.quantization import FakeQuantize
-from lpir.quantize.compress import compress_weights, encode
+from lpir.passes.compress import compress_weights, encode
 from lpir.runtime.evaluate import Variables, evaluate_node
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -1,0 +1,87 @@
+"""Which processor features an instruction set needs, as questions to `cpuid`, and what this machine has.
+
+Bits are those of Intel's Software Developer's Manual, volume 2A, CPUID. LLVM may use every feature of the level that an
+ISA names (x86-64 psABI, section 3.1.1), not only those in `Isa.requires`.
+"""
+
+from __future__ import annotations
+
+import platform
+import struct
+import sys
+from pathlib import Path
+
+A, B, C, D = range(4)
+EXTENDED = 0x80000001
+# leaf of cpuid, subleaf, register, bit
+BITS: dict[str, tuple[int, int, int, int]] = {
+    "sse3": (1, 0, C, 0),
+    "ssse3": (1, 0, C, 9),
+    "fma": (1, 0, C, 12),
+    "cx16": (1, 0, C, 13),
+    "sse4_1": (1, 0, C, 19),
+    "sse4_2": (1, 0, C, 20),
+    "movbe": (1, 0, C, 22),
+    "popcnt": (1, 0, C, 23),
+    "osxsave": (1, 0, C, 27),
+    "avx": (1, 0, C, 28),
+    "f16c": (1, 0, C, 29),
+    "bmi1": (7, 0, B, 3),
+    "avx2": (7, 0, B, 5),
+    "bmi2": (7, 0, B, 8),
+    "avx512f": (7, 0, B, 16),
+    "avx512dq": (7, 0, B, 17),
+    "avx512cd": (7, 0, B, 28),
+    "avx512bw": (7, 0, B, 30),
+    "avx512vl": (7, 0, B, 31),
+    "avx512vnni": (7, 0, C, 11),
+    "avxvnni": (7, 1, A, 4),
+    "lahf_lm": (EXTENDED, 0, C, 0),
+    "lzcnt": (EXTENDED, 0, C, 5),
+}
+# x86-64-v3 and x86-64-v4
+V3 = ("sse3", "ssse3", "fma", "cx16", "sse4_1", "sse4_2", "movbe", "popcnt", "osxsave", "avx", "f16c")
+V3 += ("bmi1", "avx2", "bmi2", "lahf_lm", "lzcnt")
+V4 = (*V3, "avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl")
+NEEDS: dict[str, tuple[str, ...]] = {
+    "generic": (),
+    "avx2": V3,
+    "avx_vnni": (*V3, "avxvnni"),
+    "avx512": V4,
+    "avx512_vnni": (*V4, "avx512vnni"),
+}
+# registers that the system must save: SSE and AVX; with AVX-512 also masks and upper halves (XCR0)
+YMM, ZMM = 0x06, 0xE6
+# names in /proc/cpuinfo where they differ
+_LINUX = {"sse3": "pni", "avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni", "lzcnt": "abm", "osxsave": "xsave"}
+CHECK = struct.Struct("<iiiI")
+
+
+def checks(isa: str) -> list[bytes]:
+    """What `supported()` of the C interface asks, in order. Raises KeyError for an ISA that is not x86-64's."""
+    masks: dict[tuple[int, int, int], int] = {}
+    for feature in NEEDS[isa]:
+        leaf, sub, register, bit = BITS[feature]
+        masks[leaf, sub, register] = masks.get((leaf, sub, register), 0) | 1 << bit
+    # a leaf beyond the highest one answers with the highest one's bits
+    found = [CHECK.pack(0 if leaf < EXTENDED else leaf - 2**32, sub, A, 0) for leaf, sub, _ in list(masks)[:0]]
+    found += [
+        CHECK.pack(leaf if leaf < 2**31 else leaf - 2**32, sub, register, mask)
+        for (leaf, sub, register), mask in masks.items()
+    ]
+    if masks:
+        found.append(CHECK.pack(-1, 0, A, ZMM if "avx512f" in NEEDS[isa] else YMM))
+    return found
+
+
+def host() -> str | None:
+    """The fastest ISA of `NEEDS` here, found without LLVM; None where only LLVM can tell."""
+    if not sys.platform.startswith("linux") or platform.machine() != "x86_64":
+        return None
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return None
+    flags = set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
+    have = [isa for isa, needs in NEEDS.items() if {_LINUX.get(f, f) for f in needs} <= flags]
+    return have[-1]
