@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -77,14 +78,15 @@ def main() -> None:
 
 
 def peak_mb() -> float:
-    """Peak resident memory of this process in MB (10^6 bytes); 0 where the system does not tell."""
+    """Peak resident memory of this process in MB (10^6 bytes); 0 where the system does not tell.
+
+    Not getrusage: its maximum is inherited from the process that forked this one.
+    """
     try:
-        import resource
-    except ImportError:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
         return 0.0
-    # kilobytes on Linux, bytes on macOS
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 if __name__ == "__main__":
