@@ -55,7 +55,7 @@ def correct(
 
 
 def is_correctable(node: Node) -> bool:
-    """A layer with a weight of its own that is quantized, or will be: a convolution, or a MatMul (weight on the right)."""
+    """A layer with a weight of its own that is quantized, or will be: a convolution, or a MatMul by a weight."""
     if node.op.type_name not in CONVOLUTIONS and node.op.type_name != "MatMul":
         return False
     weight = node.inputs[1]

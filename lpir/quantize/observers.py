@@ -140,7 +140,7 @@ class HistogramObserver:
         if symmetric:
             bounds = [max(-low, high) * part for part in parts]
             pairs = [(max(low, -bound), min(high, bound)) for bound in bounds]
-            low, high = min(pairs, key=lambda pair: self._error(*pair, levels, symmetric))
+            low, high = min(pairs, key=lambda pair: self._error(pair[0], pair[1], levels, symmetric))
         else:
             if high > 0:
                 high = min((high * part for part in parts), key=lambda h: self._error(low, h, levels, symmetric))

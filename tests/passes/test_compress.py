@@ -113,7 +113,7 @@ def test_codes_equal_fake_quantize_on_the_integers(levels: int, a: float, b: flo
     shift = np.float32(0) if codes.zero_point is None else codes.zero_point
     step = float((high - low) / (levels - 1))
     off = max(abs(float(low)), abs(float(high))) / step
-    # a zero point this near to a whole number moves into the codes; and as a float32 of `off` steps it is rounded itself
+    # a zero point this near to a whole number moves into the codes; as a float32 of `off` steps it is rounded itself
     near = 1e-4 if codes.zero_point is None else 2e-5
     assert np.abs((codes.data.astype(np.float32) - shift) * codes.scale - real).max() <= step * (near + off * 3e-7)
 

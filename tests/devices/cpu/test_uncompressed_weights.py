@@ -1,4 +1,4 @@
-"""FakeQuantize on float weights, as NNCF and older files store it, is INT8 too; and as it stands when that is asked for."""
+"""FakeQuantize on float weights, as older files store it, is INT8 too; and as it stands when that is asked for."""
 
 from __future__ import annotations
 

@@ -1,0 +1,110 @@
+"""The linker: relocations of every kind, in this process and in a file."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lpir.devices.cpu.codegen.jit import links_objects, object_file
+from lpir.devices.cpu.isa import by_name
+from lpir.devices.cpu.linker.elf import Object, Relocation, Section, Symbol, read_object
+from lpir.devices.cpu.linker.library import shared_library
+from lpir.devices.cpu.linker.link import R_64, link, undefined
+from lpir.devices.cpu.linker.memory import Code
+from lpir.errors import FileError, UnsupportedError
+
+TEXT = """
+declare ptr @memchr(ptr, i32, i64)
+@table = internal constant [4 x double] [double 1.5, double 2.5, double 3.5, double 4.5]
+@far = external global i64
+define double @pick(i64 %i) {
+  %at = getelementptr double, ptr @table, i64 %i
+  %x = load double, ptr %at
+  ret double %x
+}
+define ptr @find(ptr %text, i32 %c, i64 %n) {
+  %at = call ptr @memchr(ptr %text, i32 %c, i64 %n)
+  ret ptr %at
+}
+define i64 @outside() {
+  %x = load i64, ptr @far
+  ret i64 %x
+}
+"""
+OTHER = "@far = constant i64 -7\n"
+
+
+@pytest.fixture(scope="module")
+def objects() -> list[Object]:
+    assert links_objects()
+    return [read_object(object_file(text, by_name("generic"))) for text in (TEXT, OTHER)]
+
+
+def use(pick: int, find: int, outside: int) -> None:
+    assert [ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_int64)(pick)(i) for i in range(4)] == [1.5, 2.5, 3.5, 4.5]
+    text = ctypes.create_string_buffer(b"hello")
+    start = ctypes.addressof(text)
+    call = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64)(find)
+    assert call(start, ord("l"), 5) == start + 2
+    assert ctypes.CFUNCTYPE(ctypes.c_int64)(outside)() == -7
+
+
+def test_code_runs_in_this_process(objects: list[Object]) -> None:
+    assert undefined(objects) == ("memchr",)
+    code = Code(objects)
+    use(*(code.addresses[name] for name in ("pick", "find", "outside")))
+
+
+def test_code_runs_from_a_library(objects: list[Object], tmp_path: Path) -> None:
+    path = tmp_path / "some.so"
+    path.write_bytes(shared_library(objects, {"a_pick": "pick", "a_find": "find", "a_outside": "outside"}))
+    library = ctypes.CDLL(str(path))
+    use(*(ctypes.cast(library[f"a_{n}"], ctypes.c_void_p).value or 0 for n in ("pick", "find", "outside")))
+    with pytest.raises(AttributeError):
+        library["pick"]
+
+
+def test_the_same_objects_give_the_same_bytes(objects: list[Object]) -> None:
+    assert shared_library(objects, {"pick": "pick"}) == shared_library(objects, {"pick": "pick"})
+
+
+def test_damaged_objects_are_refused() -> None:
+    data = object_file(TEXT, by_name("generic"))
+    for broken in (b"", b"hello", data[:80], data[: len(data) // 2]):
+        with pytest.raises((FileError, UnsupportedError)):
+            read_object(broken)
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(data), 200):
+        broken_bytes = bytearray(data)
+        broken_bytes[at] ^= 0xFF
+        try:
+            link([read_object(bytes(broken_bytes))])
+        except (FileError, UnsupportedError):
+            continue
+
+
+def test_what_kernels_never_contain_is_refused() -> None:
+    target = Symbol("here", 0, 0)
+    unknown = Section(".text", bytes(16), 16, True, False, (Relocation(0, 11, target, 0),))
+    with pytest.raises(UnsupportedError, match="relocation 11"):
+        link([Object((unknown,), (target,))])
+    fixed = Section(".rodata", bytes(16), 16, False, False, (Relocation(0, R_64, target, 0),))
+    with pytest.raises(UnsupportedError, match="holds an address"):
+        link([Object((fixed,), (target,))])
+    missing = Section(".data", bytes(8), 8, False, True, (Relocation(0, R_64, Symbol("no_such_function", None, 0), 0),))
+    with pytest.raises(UnsupportedError, match="no_such_function"):
+        Code([Object((missing,), ())])
+
+
+def test_addresses_in_data_follow_the_load_address() -> None:
+    target = Symbol("values", 1, 8)
+    pointer = Section(".data", bytes(8), 8, False, True, (Relocation(0, R_64, target, 8),))
+    values = Section(".rodata", struct.pack("<3q", 1, 2, 3), 8, False, False, ())
+    code = Code([Object((pointer, values), (target, Symbol("pointer", 0, 0)))])
+    at = ctypes.c_uint64.from_address(code.addresses["pointer"]).value
+    assert at == code.addresses["values"] + 8
+    assert ctypes.c_int64.from_address(at).value == 3
