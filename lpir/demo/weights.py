@@ -83,6 +83,8 @@ def load_state_dict(path: str | Path) -> dict[str, Array]:
 
 def _load_old(file: BinaryIO) -> dict[str, Array]:
     file.seek(0)
+    # from memory: there, a length in the file that is too large reads what is left and allocates nothing
+    file = io.BytesIO(file.read())
     if file.read(1) != b"\x80":
         raise FileError("not a PyTorch checkpoint (neither a zip nor a pickle)")
     file.seek(0)
