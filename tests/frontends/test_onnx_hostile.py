@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+import lpir
 from lpir.errors import FileError, LpirError, ModelError
-from lpir.frontends.importer import import_model
 from lpir.frontends.onnx import read_onnx
 from lpir.ops.boundary import Constant
 from lpir.passes.manager import transform
@@ -197,7 +197,7 @@ def test_missing_and_unknown_files(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="cannot be read"):
         read_onnx(tmp_path / "gone.onnx")
     with pytest.raises(FileError, match="unknown model format"):
-        import_model(tmp_path / "model.weights")
+        lpir.convert_model(tmp_path / "model.weights")
 
 
 WHOLE = residual_network().SerializeToString()

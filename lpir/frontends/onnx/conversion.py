@@ -11,7 +11,7 @@ import numpy as np
 
 import lpir.ops  # noqa: F401  registers the operations
 from lpir.errors import LpirError, ModelError, UnsupportedError
-from lpir.frontends.importer import missing_message
+from lpir.frontends.missing import missing_message
 from lpir.frontends.onnx.records import Graph, OnnxModel, Operator, Tensor
 from lpir.frontends.onnx.table import find
 from lpir.ir.graph import Node, Value, known_value

@@ -1,28 +1,8 @@
-"""Reads a model of any supported format, told apart by its first bytes and its suffix."""
+"""One message for everything that an importer cannot do yet."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
-
-from lpir.errors import FileError
-from lpir.ir.model import Model
-
-READERS = {".onnx": "onnx"}
-
-
-def import_model(path: str | os.PathLike[str]) -> Model:
-    """The model in the file at `path`.
-
-    Raises FileError for a damaged file or an unknown format, UnsupportedError that lists every missing operator.
-    """
-    suffix = Path(path).suffix.lower()
-    if READERS.get(suffix) == "onnx":
-        from lpir.frontends.onnx import read_onnx
-
-        return read_onnx(path)
-    raise FileError(f"{path}: unknown model format '{suffix}'; known: {', '.join(READERS)}")
 
 
 def missing_message(origin: str, missing: Iterable[tuple[str, str]]) -> str:
