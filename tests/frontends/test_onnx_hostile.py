@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-import lpir
 from lpir.errors import FileError, LpirError, ModelError
 from lpir.frontends.onnx import read_onnx
 from lpir.ops.boundary import Constant
@@ -193,11 +192,9 @@ def test_other_files_are_refused(data: bytes, tmp_path: Path) -> None:
         read_onnx(path)
 
 
-def test_missing_and_unknown_files(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="cannot be read"):
         read_onnx(tmp_path / "gone.onnx")
-    with pytest.raises(FileError, match="unknown model format"):
-        lpir.convert_model(tmp_path / "model.weights")
 
 
 WHOLE = residual_network().SerializeToString()
