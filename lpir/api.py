@@ -13,7 +13,7 @@ from lpir.ir.op import REGISTRY, Op
 from lpir.ir.op import op as register_op
 from lpir.runtime import registry
 from lpir.runtime.device import Device
-from lpir.runtime.session import CompiledModel, compile_on
+from lpir.runtime.session import CompiledModel, compile_source, import_on
 
 PathLike = str | Path
 
@@ -113,8 +113,23 @@ class Core:
     ) -> CompiledModel:
         """See `lpir.compile_model`; properties set on this Core apply too."""
         device = registry.load(device_name)
-        loaded = model if isinstance(model, Model) else self.read_model(model)
-        return compile_on(device, loaded, {**self._config.get(device.name, {}), **(config or {})})
+        source = model if isinstance(model, Model) else Path(model)
+        return compile_source(device, source, self._merged(device, config), self.read_model)
+
+    def import_model(
+        self, source: PathLike | bytes, device_name: str = "CPU", config: Mapping[str, Any] | None = None
+    ) -> CompiledModel:
+        """What `CompiledModel.export_model` gave, as bytes or in a file; a model of the CPU device needs no LLVM.
+
+        Raises FileError when it is damaged, UnsupportedError when it cannot run here. It is code: import only what you
+        would run as a program.
+        """
+        device = registry.load(device_name)
+        found = source if isinstance(source, bytes) else Path(source)
+        return import_on(device, found, self._merged(device, config))
+
+    def _merged(self, device: Device, config: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {**self._config.get(device.name, {}), **(config or {})}
 
     @property
     def available_devices(self) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
-from lpir.errors import InputError
+from lpir.errors import InputError, UnsupportedError
 from lpir.ir.model import Model
 from lpir.ir.op import Array
 from lpir.runtime.explain import Explanation
@@ -71,6 +72,17 @@ class Executable(ABC):
         """Read-only facts of this executable, by property name."""
         return {}
 
+    def export_model(self, prefix: str = "lpir_model", soname: str = "") -> bytes:
+        """What `Device.import_model` takes; a shared library whose functions start with `prefix`, where that applies.
+
+        Raises UnsupportedError that says why there is none.
+        """
+        raise UnsupportedError("this compiled model cannot be exported: it runs in Python")
+
+    def header(self, prefix: str) -> str:
+        """The C header of the exported library. Raises UnsupportedError."""
+        raise UnsupportedError("this compiled model has no C header")
+
 
 class Device(ABC):
     """A device: two methods, and the properties it understands."""
@@ -85,6 +97,24 @@ class Device(ABC):
     @abstractmethod
     def compile(self, model: Model, config: Mapping[str, Any]) -> Executable:
         """Prepares `model`, which the device may keep and must not change. `config` has a value for each property."""
+
+    def import_model(
+        self, source: bytes | Path, config: Mapping[str, Any], key: bytes | None = None
+    ) -> tuple[Executable, Model]:
+        """An exported model, and its inputs and outputs as a model.
+
+        With a `key` (of the cache) it must have been sealed for it, by these versions. Raises FileError when it is
+        damaged or was made by others, UnsupportedError when it cannot run here.
+        """
+        raise UnsupportedError(f"device {self.name} imports no compiled models")
+
+    def cache_key(self, config: Mapping[str, Any]) -> str | None:
+        """What compiled code depends on besides the model and the versions; None for a device that caches nothing."""
+        return None
+
+    def reseal(self, exported: bytes, key: bytes) -> bytes:
+        """An exported model, sealed for the key of the cache."""
+        return exported
 
     def properties(self) -> dict[str, Property]:
         """Everything that `config` may hold."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from lpir.errors import UnsupportedError
 from lpir.ir.graph import Node
 from lpir.ir.model import Model
 from lpir.ir.op import Array
@@ -31,6 +32,10 @@ class Interpreter(Executable):
 
     def runtime_model(self) -> Model | None:
         return self.model
+
+    def export_model(self, prefix: str = "lpir_model", soname: str = "") -> bytes:
+        kinds = ", ".join(sorted({n.op.type_name for n in self.order}))
+        raise UnsupportedError(f"the model cannot be exported: it runs in Python, operation by operation: {kinds}")
 
     def explain(self) -> Explanation:
         rows = [

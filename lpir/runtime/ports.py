@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lpir.errors import InputError
-from lpir.ir.graph import Value
+from lpir.ir.graph import Node, Value
 from lpir.ir.model import Model, names_of
-from lpir.ir.op import Array
+from lpir.ir.op import Arg, Array, Op, TensorType
+from lpir.ir.shape import PartialShape
+from lpir.ir.types import ElementType
 from lpir.runtime.tensor import Tensor
 
 Key = int | str | Value
@@ -185,3 +188,37 @@ class Results(Mapping[Value, Array]):
 def model_ports(own: Model, users: Model) -> tuple[Ports, Ports]:
     """Input and output ports of a compiled copy of the model that the user holds."""
     return Ports("input", own.inputs, users.inputs), Ports("output", own.outputs, users.outputs)
+
+
+@dataclass(frozen=True)
+class PortFacts:
+    """An input or output of a model of which nothing else is known."""
+
+    node: str
+    names: frozenset[str]
+    type: ElementType
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Boundary(Op):
+    """Stands where an input or output of such a model is."""
+
+    type_name: ClassVar[str] = "Boundary"
+    arity: ClassVar[tuple[int, int | None]] = (0, 0)
+    shape: PartialShape
+    element_type: ElementType
+
+    def infer(self, inputs: Sequence[Arg]) -> list[TensorType]:
+        return [TensorType(self.element_type, self.shape)]
+
+
+def model_of_ports(name: str, inputs: Sequence[PortFacts], outputs: Sequence[PortFacts]) -> Model:
+    """A model of nothing but inputs and outputs: it can be asked, and not run."""
+    return Model(map(_boundary, outputs), map(_boundary, inputs), name)
+
+
+def _boundary(facts: PortFacts) -> Node:
+    node = Node(Boundary(PartialShape.of(facts.shape), facts.type), (), facts.node)
+    node.outputs[0].names = set(facts.names)
+    return node

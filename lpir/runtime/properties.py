@@ -63,6 +63,7 @@ COMMON = (
     Property("INFERENCE_NUM_THREADS", "int", 0, "threads of one inference; 0: all cores"),
     Property("INFERENCE_PRECISION_HINT", "choice", "f32", "type of float operations", ("f32",)),
     Property("EXECUTION_MODE_HINT", "choice", "PERFORMANCE", "speed or accuracy", ("PERFORMANCE", "ACCURACY")),
+    Property("CACHE_DIR", "str", "", "folder that keeps compiled models for the next process; empty: none"),
     Property("PERF_COUNT", "bool", False, "measure each operation"),
     Property("LP_TRANSFORMS_MODE", "bool", True, "run FakeQuantize as integer arithmetic; NO: as it stands"),
 )

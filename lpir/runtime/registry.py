@@ -13,7 +13,7 @@ from lpir.runtime.device import Device
 Entry = str | Callable[[], Device]
 
 _ENTRIES: dict[str, Entry] = {
-    "CPU": "lpir.devices.cpu.device:CpuDevice",
+    "CPU": "lpir.devices.cpu.plugin:CpuDevice",
     "GPU": "lpir.devices.gpu.device:GpuDevice",
     "REFERENCE": "lpir.devices.reference.device:ReferenceDevice",
 }

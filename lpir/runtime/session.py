@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
 from threading import Lock, get_ident
 from typing import Any
 
 import numpy as np
 
-from lpir.errors import InputError
+from lpir.errors import FileError, InputError
 from lpir.ir.graph import Value
 from lpir.ir.model import Model
 from lpir.ir.op import Array
+from lpir.runtime.cache import compile_or_load
 from lpir.runtime.device import Device, Executable
 from lpir.runtime.explain import Explanation
 from lpir.runtime.ports import Key, Results, model_ports
@@ -98,6 +100,13 @@ class CompiledModel:
         if name not in facts:
             raise InputError(f"the compiled model has no property {name!r}; it has {', '.join(sorted(facts))}")
         return facts[name]
+
+    def export_model(self) -> bytes:
+        """The compiled model as bytes for `Core.import_model`; on the CPU a shared library that needs no LLVM.
+
+        Raises UnsupportedError that names the operations which run in Python.
+        """
+        return self.executable.export_model()
 
     def release_memory(self) -> None:
         """Frees the buffers of idle requests."""
@@ -306,6 +315,24 @@ class InferRequest:
 
 def compile_on(device: Device, model: Model, config: Mapping[str, Any] | None) -> CompiledModel:
     """Compiles a copy of `model` for `device`. Raises InputError for an unknown property."""
+    return compile_source(device, model, config, _unreadable)
+
+
+def compile_source(
+    device: Device, source: Model | Path, config: Mapping[str, Any] | None, read: Callable[[Path], Model]
+) -> CompiledModel:
+    """Compiles a model, or what `read` makes of a file; with CACHE_DIR only if it is not there. Raises InputError."""
     values = device.configure(config)
-    copy = model.clone()
-    return CompiledModel(device.compile(copy, values), copy, model, device, values)
+    executable, own, users = compile_or_load(device, source, read, values)
+    return CompiledModel(executable, own, users, device, values)
+
+
+def import_on(device: Device, source: bytes | Path, config: Mapping[str, Any] | None) -> CompiledModel:
+    """A model that `CompiledModel.export_model` gave. Raises FileError, UnsupportedError, InputError."""
+    values = device.configure(config)
+    executable, model = device.import_model(source, values)
+    return CompiledModel(executable, model, model, device, values)
+
+
+def _unreadable(path: Path) -> Model:
+    raise FileError(f"{path}: a model was expected, not a file")

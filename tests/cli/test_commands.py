@@ -22,7 +22,7 @@ FOLDER = Path(lpir.__file__).parent / "cli"
 
 def test_every_module_is_a_command() -> None:
     modules = {p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_")}
-    assert modules == set(NAMES) == {"bench", "convert", "demo", "explain", "quantize", "run"}
+    assert modules == set(NAMES) == {"bench", "compile", "convert", "demo", "explain", "quantize", "run"}
     for module in commands().values():
         assert callable(module.command)
         assert module.command.__doc__

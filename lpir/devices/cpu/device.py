@@ -2,98 +2,42 @@
 
 from __future__ import annotations
 
-import platform
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from threading import Lock
-from typing import Any, ClassVar
+from typing import Any
 
 import lpir.ops  # noqa: F401  (registers the operations)
 from lpir.devices.cpu import pipeline
+from lpir.devices.cpu.aot.build import build, header
 from lpir.devices.cpu.explain import explain_plan
 from lpir.devices.cpu.isa import Isa, all_isas, by_name, host_isa
 from lpir.devices.cpu.plan import NativeSegment, Plan, Planner
 from lpir.devices.cpu.run import CpuRunner, code_for, compile_steps
 from lpir.devices.cpu.split import SplitExecutable, split
-from lpir.devices.cpu.threads import default_threads
-from lpir.errors import InputError
+from lpir.devices.cpu.threads import threads_and_streams
+from lpir.errors import InputError, UnsupportedError
 from lpir.ir.model import Model
 from lpir.ir.op import Array
-from lpir.runtime.device import Capabilities, Device, Executable, Runner
+from lpir.runtime.device import Executable, Runner
 from lpir.runtime.explain import Explanation
 from lpir.runtime.interpreter import Interpreter
-from lpir.runtime.properties import Property
 
 # plans of a dynamic model that are kept, one for each tuple of input shapes
 KEPT_PLANS = 32
 # work of a model that one thread does alone: about 10 us
 ONE_THREAD = 300_000
-INTEGER_OPERATIONS = frozenset(
-    (
-        "Convolution",
-        "GroupConvolution",
-        "ConvolutionBackpropData",
-        "GroupConvolutionBackpropData",
-        "MatMul",
-        "Add",
-        "Subtract",
-        "Multiply",
-        "Maximum",
-        "Minimum",
-        "AvgPool",
-        "MaxPool",
-        "Interpolate",
-        "Concat",
-        "ReduceMean",
-        "ReduceSum",
-        "ReduceMax",
-        "ReduceMin",
-        "Reshape",
-        "Squeeze",
-        "Unsqueeze",
-        "Split",
-        "VariadicSplit",
-        "Transpose",
-        "Tile",
-        "StridedSlice",
-        "Slice",
-        "ShuffleChannels",
-        "Broadcast",
-        "Pad",
-        "Gather",
-        "DepthToSpace",
-        "SpaceToDepth",
-    )
-)
 
 
-class CpuDevice(Device):
-    """x86-64 and AArch64 through LLVM."""
-
-    name = "CPU"
-    own_properties: ClassVar[tuple[Property, ...]] = (
-        Property("ISA", "choice", "auto", "instruction set", ("auto", *(isa.name for isa in all_isas()))),
-    )
-
-    def capabilities(self) -> Capabilities:
-        return Capabilities(
-            device="CPU",
-            full_name=f"{_processor()} ({host_isa().name})",
-            optimization_capabilities=("FP32", "INT8"),
-            low_precision=True,
-            integer_operations=INTEGER_OPERATIONS,
-            per_channel_activations=True,
-        )
-
-    def compile(self, model: Model, config: Mapping[str, Any]) -> Executable:
-        options = Options(config)
-        if pipeline.is_stateful(model):
-            return Interpreter(model, "CPU", options.profile)
-        prepared = pipeline.prepare(model, options.low_precision)
-        if all(v.shape.is_static for v in prepared.inputs):
-            return compile_static(model, prepared, options)
-        return DynamicExecutable(model, prepared, options)
+def compile_model(model: Model, config: Mapping[str, Any]) -> Executable:
+    """A model in the form that suits it: native, with a plan for each shape, or run by operations' references."""
+    options = Options(config)
+    if pipeline.is_stateful(model):
+        return Interpreter(model, "CPU", options.profile)
+    prepared = pipeline.prepare(model, options.low_precision)
+    if all(v.shape.is_static for v in prepared.inputs):
+        return compile_static(model, prepared, options)
+    return DynamicExecutable(model, prepared, options)
 
 
 class Options:
@@ -107,12 +51,7 @@ class Options:
             raise InputError(f"this machine cannot run ISA {name}; it has {have}")
         self.profile = bool(config.get("PERF_COUNT", False))
         self.low_precision = bool(config.get("LP_TRANSFORMS_MODE", True))
-        cores = int(config.get("INFERENCE_NUM_THREADS", 0)) or default_threads()
-        streams = int(config.get("NUM_STREAMS", 1))
-        if config.get("PERFORMANCE_HINT", "LATENCY") != "LATENCY" and streams <= 1:
-            streams = cores
-        self.streams = max(1, streams)
-        self.threads = max(1, cores // self.streams)
+        self.threads, self.streams = threads_and_streams(config)
 
 
 def compile_static(model: Model, prepared: Model, options: Options) -> Executable:
@@ -152,6 +91,13 @@ class CpuExecutable(Executable):
     def runtime_model(self) -> Model:
         return self.lowered
 
+    def export_model(self, prefix: str = "lpir_model", soname: str = "") -> bytes:
+        code, isa = code_for(self.options.isa), self.options.isa
+        return build(self.model, self.plan, isa, self.threads, code, self.explain(), prefix, soname)
+
+    def header(self, prefix: str) -> str:
+        return header(self.model, self.options.isa, prefix)
+
     def properties(self) -> dict[str, Any]:
         return facts(self.options)
 
@@ -178,6 +124,10 @@ class DynamicExecutable(Executable):
 
     def create_runner(self) -> Runner:
         return DynamicRunner(self)
+
+    def export_model(self, prefix: str = "lpir_model", soname: str = "") -> bytes:
+        names = ", ".join(f"'{v.name}' {v.shape}" for v in self.model.inputs if not v.shape.is_static)
+        raise UnsupportedError(f"a model with dynamic shapes cannot be a library: {names}; Model.reshape() fixes them")
 
     def explain(self) -> Explanation:
         with self._lock:
@@ -215,13 +165,3 @@ def facts(options: Options) -> dict[str, Any]:
         "NUM_STREAMS": options.streams,
         "OPTIMAL_NUMBER_OF_INFER_REQUESTS": options.streams,
     }
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it, else the architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return named or f"{platform.machine()} CPU"

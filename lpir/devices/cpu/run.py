@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from threading import Lock
@@ -14,7 +13,7 @@ from lpir.devices.cpu.codegen.jit import Jit
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import Step
 from lpir.devices.cpu.plan import Callback, NativeSegment, Plan
-from lpir.devices.cpu.threads import ThreadPool
+from lpir.devices.cpu.threads import ThreadPool, pool_for
 from lpir.ir.op import Array
 from lpir.runtime.device import Runner
 from lpir.runtime.evaluate import Variables, evaluate_node
@@ -24,8 +23,6 @@ from lpir.runtime.profile import ProfilingInfo
 _LOCK = Lock()
 # machine code of the whole process, by ISA
 _CODE: dict[str, Jit] = {}
-# a forked child has none of its parent's threads, hence the process id
-_POOLS: dict[tuple[int, int, int], ThreadPool] = {}
 
 
 def code_for(isa: Isa) -> Jit:
@@ -40,16 +37,6 @@ def compile_steps(isa: Isa, steps: Sequence[Step]) -> dict[str, int]:
     for step in steps:
         jit.add(step.code.symbol, step.code.text)
     return jit.compile()
-
-
-def pool_for(threads: int, stream: int) -> ThreadPool:
-    """The process's pool of that many threads; each stream has its own."""
-    key = (os.getpid(), threads, stream)
-    pool = _POOLS.get(key)
-    if pool is None:
-        with _LOCK:
-            pool = _POOLS.get(key) or _POOLS.setdefault(key, ThreadPool(threads))
-    return pool
 
 
 class BoundSegment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lpir.errors import UnsupportedError
 from lpir.ir.graph import Node, Value
 from lpir.ir.model import Model
 from lpir.ir.op import Array
@@ -79,6 +80,10 @@ class SplitExecutable(Executable):
 
     def properties(self) -> dict[str, Any]:
         return self.head.properties()
+
+    def export_model(self, prefix: str = "lpir_model", soname: str = "") -> bytes:
+        kinds = ", ".join(sorted({n.op.type_name for n in self.tail.order}))
+        raise UnsupportedError(f"the model cannot be a library: shapes depend on values from here on: {kinds}")
 
 
 class SplitRunner(Runner):

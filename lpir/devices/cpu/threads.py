@@ -11,19 +11,32 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from lpir.devices.cpu.codegen.executor import SYMBOLS, executor_text, pool_bytes
-from lpir.devices.cpu.codegen.jit import Jit
-from lpir.devices.cpu.isa import by_name
 from lpir.errors import InputError
 
 SPINS = 4000  # with `pause`, some 50 us: longer than a step, much shorter than anyone notices
 
 
+# the executor of the first library that was loaded, if that was before any was compiled; keeps no library alive
+_LOADED: dict[str, int] = {}
+
+
+def use_executor(addresses: Mapping[str, int]) -> None:
+    """Takes the executor's functions from a library, which stays loaded, so that none has to be compiled."""
+    _LOADED.update(addresses)
+
+
 @functools.cache
-def _executor() -> tuple[Jit, dict[str, int]]:
-    """The compiled executor; the engine is kept alive with its addresses."""
+def _executor() -> tuple[object, dict[str, int]]:
+    """The executor, and what keeps its code alive."""
+    if _LOADED:
+        return None, dict(_LOADED)
+    from lpir.devices.cpu.codegen.jit import Jit
+    from lpir.devices.cpu.isa import by_name
+
     jit = Jit(by_name("generic"))
     # one text defines all the symbols
     jit.add(SYMBOLS[0], executor_text())
@@ -88,8 +101,33 @@ def _stop(pool: int, workers: list[threading.Thread], memory: object) -> None:
             worker.join()
 
 
+# a forked child has none of its parent's threads, hence the process id
+_POOLS: dict[tuple[int, int, int], ThreadPool] = {}
+_POOLS_LOCK = threading.Lock()
+
+
+def pool_for(threads: int, stream: int) -> ThreadPool:
+    """The process's pool of that many threads; each stream has its own."""
+    key = (os.getpid(), threads, stream)
+    pool = _POOLS.get(key)
+    if pool is None:
+        with _POOLS_LOCK:
+            pool = _POOLS.get(key) or _POOLS.setdefault(key, ThreadPool(threads))
+    return pool
+
+
 def default_threads() -> int:
     """Processors this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def threads_and_streams(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Threads of one inference and inferences side by side, as the properties ask."""
+    cores = int(config.get("INFERENCE_NUM_THREADS", 0)) or default_threads()
+    streams = int(config.get("NUM_STREAMS", 1))
+    if config.get("PERFORMANCE_HINT", "LATENCY") != "LATENCY" and streams <= 1:
+        streams = cores
+    streams = max(1, streams)
+    return max(1, cores // streams), streams

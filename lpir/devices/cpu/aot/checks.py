@@ -40,7 +40,7 @@ BITS: dict[str, tuple[int, int, int, int]] = {
     "lzcnt": (EXTENDED, 0, C, 5),
 }
 # x86-64-v3 and x86-64-v4
-V3 = ("sse3", "ssse3", "fma", "cx16", "sse4_1", "sse4_2", "movbe", "popcnt", "osxsave", "avx", "f16c")
+V3: tuple[str, ...] = ("sse3", "ssse3", "fma", "cx16", "sse4_1", "sse4_2", "movbe", "popcnt", "osxsave", "avx", "f16c")
 V3 += ("bmi1", "avx2", "bmi2", "lahf_lm", "lzcnt")
 V4 = (*V3, "avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl")
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -63,9 +63,8 @@ def checks(isa: str) -> list[bytes]:
     for feature in NEEDS[isa]:
         leaf, sub, register, bit = BITS[feature]
         masks[leaf, sub, register] = masks.get((leaf, sub, register), 0) | 1 << bit
-    # a leaf beyond the highest one answers with the highest one's bits
-    found = [CHECK.pack(0 if leaf < EXTENDED else leaf - 2**32, sub, A, 0) for leaf, sub, _ in list(masks)[:0]]
-    found += [
+    # old processors fail leaf 1, so leaves that they lack are never asked
+    found = [
         CHECK.pack(leaf if leaf < 2**31 else leaf - 2**32, sub, register, mask)
         for (leaf, sub, register), mask in masks.items()
     ]

@@ -49,8 +49,8 @@ int64_t {p}_outputs(void);
 const {p}_tensor *{p}_input(int64_t index);
 const {p}_tensor *{p}_output(int64_t index);
 
-/* Memory of one inference at a time, for 1 to {p}_threads() threads. NULL when there is not enough memory, the number of
- * threads does not fit, or the processor cannot run the model. Requests are independent of each other. */
+/* Memory of one inference at a time, for 1 to {p}_threads() threads. NULL when there is not enough memory, the
+ * number of threads does not fit, or the processor cannot run the model. Requests are independent of each other. */
 {p}_request *{p}_create(int64_t threads);
 void {p}_destroy({p}_request *request);
 
@@ -72,12 +72,6 @@ void {p}_stop({p}_request *request);
 #endif
 #endif
 """
-
-
-def c_name(text: str) -> str:
-    """`text` as a C identifier."""
-    name = re.sub(r"\W", "_", text, flags=re.ASCII)
-    return name if name and not name[0].isdigit() else f"model_{name}"
 
 
 def header_text(prefix: str, name: str, isa: str, inputs: list[str], outputs: list[str]) -> str:

@@ -29,7 +29,7 @@ MODEL = (
     "info",
     "info_bytes",
 )
-# of a tensor: name, type, rank, shape, bytes as the header declares them; address of a constant or 0; offset in the arena
+# of a tensor: name, type, rank, shape, bytes as the header has them; address of a constant or 0; offset in the arena
 TENSOR_WORDS = 7
 # of a request: what `malloc` gave, pool, steps, number of steps, arena
 REQUEST = ("raw", "pool", "steps", "steps_count", "arena")
@@ -55,6 +55,7 @@ def _own(name: str) -> str:
     return _OWN.format(name, REQUEST.index(name), "i64" if name == "steps_count" else "ptr")
 
 
+_CPUID = '"={ax},={bx},={cx},={dx},{ax},{cx}"'
 _SUPPORTED = f"""
 declare ptr @calloc(i64, i64)
 declare void @free(ptr)
@@ -87,7 +88,7 @@ states:
   %state = extractvalue {{ i32, i32 }} %x, 0
   br label %after.read
 id:
-  %r = call {{ i32, i32, i32, i32 }} asm sideeffect "cpuid", "={{ax}},={{bx}},={{cx}},={{dx}},{{ax}},{{cx}}"(i32 %leaf, i32 %sub)
+  %r = call {{ i32, i32, i32, i32 }} asm sideeffect "cpuid", {_CPUID}(i32 %leaf, i32 %sub)
   %ax = extractvalue {{ i32, i32, i32, i32 }} %r, 0
   %bx = extractvalue {{ i32, i32, i32, i32 }} %r, 1
   %cx = extractvalue {{ i32, i32, i32, i32 }} %r, 2

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import sys
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +25,7 @@ import llvmlite.binding as llvm
 from lpir.devices.cpu.codegen.emitter import AS_PRINTED
 from lpir.devices.cpu.linker.elf import read_object
 from lpir.devices.cpu.linker.memory import Code
+from lpir.devices.cpu.threads import default_threads
 from lpir.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Jit:
             self._texts[symbol] = text
             if text and links_objects():
                 if self._workers is None:
-                    self._workers = ThreadPoolExecutor(os.cpu_count() or 1, "lpir-compile")
+                    self._workers = ThreadPoolExecutor(default_threads(), "lpir-compile")
                 self._started[symbol] = self._workers.submit(object_file, text, self.isa)
 
     def compile(self) -> dict[str, int]:

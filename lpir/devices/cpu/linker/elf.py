@@ -16,6 +16,7 @@ ET_REL, ET_DYN, EM_X86_64 = 1, 3, 62
 SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOBITS = 1, 2, 4, 8
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 1, 2, 4
 SHN_UNDEF, SHN_ABS, SHN_COMMON = 0, 0xFFF1, 0xFFF2
+MAX_ALIGNMENT = 4096
 STB_LOCAL, STB_GLOBAL = 0, 1
 STT_OBJECT, STT_FUNC = 1, 2
 
@@ -88,7 +89,7 @@ def read_object(data: bytes) -> Object:
     """A relocatable file. Raises FileError when it is none, UnsupportedError for what kernels never contain."""
     try:
         return _read(data)
-    except (struct.error, IndexError, KeyError, UnicodeDecodeError) as error:
+    except (struct.error, IndexError, KeyError, ValueError, OverflowError, MemoryError) as error:
         raise FileError(f"the object file is damaged: {error}") from error
 
 
@@ -107,6 +108,8 @@ def _read(data: bytes) -> Object:
     for index in places:
         section = raw[index]
         own = tuple(relocations.get(index, ()))
+        if section.alignment > MAX_ALIGNMENT:
+            raise FileError(f"the object file is damaged: {section.name} is aligned to {section.alignment} bytes")
         code, writable = bool(section.flags & SHF_EXECINSTR), bool(section.flags & SHF_WRITE)
         sections.append(Section(section.name, section.data, max(section.alignment, 1), code, writable, own))
     if any(s.kind == SHT_NOBITS and s.flags & SHF_ALLOC and s.data for s in raw):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lpir.devices.cpu.linker.elf import Object, Relocation, Section
-from lpir.errors import UnsupportedError
+from lpir.errors import FileError, UnsupportedError
 
 PAGE = 4096
 R_64, R_PC32, R_PLT32, R_GOTPCREL, R_PC64, R_GOTPCRELX, R_REX_GOTPCRELX = 1, 2, 4, 9, 24, 41, 42
@@ -164,6 +164,8 @@ class _Linker:
     def _apply(self, index: int, base: int, section: Section, relocation: Relocation) -> None:
         kind, name = relocation.kind, relocation.symbol.name
         place = base + relocation.offset
+        if not 0 <= relocation.offset <= len(section.data) - (8 if kind in (R_64, R_PC64) else 4):
+            raise FileError(f"the object file is damaged: a relocation lies outside {section.name}")
         if kind not in KINDS:
             raise UnsupportedError(f"relocation {kind} of {name or section.name} is not one that kernels contain")
         if kind == R_64:

@@ -1,0 +1,220 @@
+"""A compiled model as one shared library: machine code, tables, description and constants.
+
+The library ends in a seal (`seal.py`). Its symbols: the C interface (`interface.py`), the executor's functions as
+`lpir_pool_submit`, `_worker` and `_stop`, the C interface once more under names without the prefix (for Python),
+and `lpir_model`, through which everything else is found.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lpir.devices.cpu.aot import checks
+from lpir.devices.cpu.aot.header import header_text
+from lpir.devices.cpu.aot.interface import FUNCTIONS, MODEL, interface_text
+from lpir.devices.cpu.aot.seal import FORMAT, seal
+from lpir.devices.cpu.codegen.abi import Ref
+from lpir.devices.cpu.codegen.executor import SYMBOLS, executor_text
+from lpir.devices.cpu.codegen.jit import Jit, links_objects, object_file
+from lpir.devices.cpu.isa import Isa, by_name
+from lpir.devices.cpu.linker.elf import Object, Relocation, Section, Symbol, read_object
+from lpir.devices.cpu.linker.library import shared_library
+from lpir.devices.cpu.linker.link import CONSTANTS, PAGE, R_64
+from lpir.devices.cpu.plan import CONSTANTS as CONSTANTS_BUFFER
+from lpir.devices.cpu.plan import Callback, NativeSegment, Plan, Slot
+from lpir.errors import UnsupportedError
+from lpir.ir.graph import Value
+from lpir.ir.model import Model, names_of
+from lpir.runtime.explain import Explanation
+
+# sections of the object that `_data` makes
+DATA, READ, WEIGHTS = range(3)
+
+
+class _Writer:
+    """Bytes of a section with addresses in them."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.relocations: list[Relocation] = []
+
+    def align(self, alignment: int = 8) -> int:
+        self.data += bytes(-len(self.data) % alignment)
+        return len(self.data)
+
+    def word(self, value: int) -> None:
+        self.data += struct.pack("<Q", value & (2**64 - 1))
+
+    def address(self, symbol: Symbol, addend: int = 0) -> None:
+        self.relocations.append(Relocation(len(self.data), R_64, symbol, addend))
+        self.word(0)
+
+
+def build(
+    model: Model, plan: Plan, isa: Isa, threads: int, code: Jit, explanation: Explanation, prefix: str, soname: str
+) -> bytes:
+    """The library. Raises UnsupportedError that names the operations which have no native code."""
+    _check(plan, isa)
+    steps = [s for g in plan.segments if isinstance(g, NativeSegment) for s in g.steps]
+    kernels = code.objects(dict.fromkeys(s.code.symbol for s in steps))
+    info = json.dumps(describe(model, plan, isa, threads, explanation)).encode()
+    objects = [read_object(o) for o in (*kernels, *_runtime())]
+    objects.append(_data(model, plan, isa, threads, info))
+    exports = {f"{prefix}_{name}": symbol for name, symbol in FUNCTIONS.items()}
+    exports |= {
+        "lpir_model": "lpir_model",
+        **{f"lpir_pool_{s}": s for s in SYMBOLS},
+        **{s: s for s in FUNCTIONS.values()},
+    }
+    return seal(shared_library(objects, exports, soname))
+
+
+def header(model: Model, isa: Isa, prefix: str) -> str:
+    """The C header of the library that `build` makes of the model."""
+    inputs = [f"{_name(v)}, {v.type}" for v in model.inputs]
+    outputs = [f"{_name(v)}, {v.type}" for v in model.outputs]
+    return header_text(prefix, model.name, isa.name, inputs, outputs)
+
+
+def describe(model: Model, plan: Plan, isa: Isa, threads: int, explanation: Explanation) -> dict[str, Any]:
+    """What Python needs to know of a library: ports, segments, and what `explain` prints."""
+    segments = []
+    first = 0
+    for segment in plan.segments:
+        assert isinstance(segment, NativeSegment)
+        node, kernel = segment.nodes[0] if segment.nodes else (None, "")
+        name, kind = (node.name, node.op.type_name) if node else ("", "")
+        segments.append([first, len(segment.steps), name, kind, kernel])
+        first += len(segment.steps)
+    return {
+        "name": model.name,
+        "isa": isa.name,
+        "threads": threads,
+        "inputs": [_port(v, s) for v, s in zip(model.inputs, plan.inputs, strict=True)],
+        "outputs": [_port(v, s) for v, s in zip(model.outputs, plan.outputs, strict=True)],
+        "segments": segments,
+        "explain": explanation.to_dict(),
+    }
+
+
+def _port(value: Value, slot: Slot) -> dict[str, Any]:
+    return {
+        "node": value.node.name,
+        "names": sorted(names_of(value) - {value.node.name}),
+        "type": value.element_type.name,
+        "shape": list(slot.shape),
+        "constant": slot.is_constant,
+        "offset": slot.offset,
+    }
+
+
+def _name(value: Value) -> str:
+    """One name to print: a tensor name if there is one."""
+    names = names_of(value) - {value.node.name}
+    return min(names) if names else value.node.name
+
+
+def _check(plan: Plan, isa: Isa) -> None:
+    callbacks = [s.node for s in plan.segments if isinstance(s, Callback)]
+    if callbacks:
+        kinds = ", ".join(sorted({n.op.type_name for n in callbacks}))
+        raise UnsupportedError(f"the model cannot be a library: no native code for {kinds} on {isa.name}")
+    if not links_objects() or isa.name not in checks.NEEDS:
+        raise UnsupportedError("the model cannot be a library: they are only made on Linux x86-64")
+
+
+@functools.cache
+def _runtime() -> tuple[bytes, ...]:
+    """Objects of the executor and of the C interface, for any x86-64."""
+    generic = by_name("generic")
+    return object_file(executor_text(), generic), object_file(interface_text(), generic)
+
+
+def _data(model: Model, plan: Plan, isa: Isa, threads: int, info: bytes) -> Object:
+    """Tables and constants. Pointers are in the section that becomes read-only once they are set."""
+    data, read = _Writer(), _Writer()
+    at: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    fixups = _words(data, plan, at, counts)
+    places = {"words": Symbol("", DATA, at["words"]), "steps": Symbol("", DATA, at["steps"])}
+    for which, values, slots in (("inputs", model.inputs, plan.inputs), ("outputs", model.outputs, plan.outputs)):
+        places[which] = Symbol("", DATA, data.align())
+        counts[which] = len(values)
+        _tensors(data, read, values, slots)
+    tables = (("fixups", [struct.pack("<I", f) for f in fixups]), ("checks", checks.checks(isa.name)))
+    for name, rows in tables:
+        places[name] = Symbol("", READ, read.align())
+        counts[name] = len(rows)
+        read.data += b"".join(rows)
+    places["info"] = Symbol("", READ, read.align())
+    read.data += info
+    values_of = {f"{name}_count": count for name, count in counts.items()}
+    values_of |= {"format": FORMAT, "threads": threads, "arena_bytes": plan.arena_size, "info_bytes": len(info)}
+    root = data.align()
+    for name in MODEL:
+        if name in places:
+            data.address(places[name])
+        else:
+            data.word(values_of[name])
+    weights = plan.constants.tobytes()
+    sections = (
+        Section(".data.rel.ro", bytes(data.data), 64, False, True, tuple(data.relocations)),
+        Section(".rodata", bytes(read.data), 64, False, False, ()),
+        Section(CONSTANTS, weights, PAGE, False, False, ()),
+    )
+    return Object(sections, (Symbol("lpir_model", DATA, root),))
+
+
+def _words(data: _Writer, plan: Plan, at: dict[str, int], counts: dict[str, int]) -> list[int]:
+    """Writes parameter words and steps; returns the words that count from the start of the arena."""
+    weights = Symbol("", WEIGHTS, 0)
+    fixups: list[int] = []
+    steps = []
+    at["words"] = data.align(64)
+    count = 0
+    for step in (s for g in plan.segments if isinstance(g, NativeSegment) for s in g.steps):
+        steps.append((step.code.symbol, count))
+        for word in step.params:
+            if not isinstance(word, Ref):
+                data.word(word)
+            elif word.buffer == CONSTANTS_BUFFER:
+                data.address(weights, word.offset)
+            else:
+                fixups.append(count)
+                data.word(plan.address(word, 0))
+            count += 1
+    at["steps"] = data.align()
+    for symbol, first in steps:
+        data.address(Symbol(symbol, None, 0))
+        data.word(first)
+    counts["words"], counts["steps"] = count, len(steps)
+    return fixups
+
+
+def _tensors(data: _Writer, read: _Writer, values: Sequence[Value], slots: Iterable[Slot]) -> None:
+    """One description a tensor, as the header and `interface.py` have it."""
+    weights = Symbol("", WEIGHTS, 0)
+    for value, slot in zip(values, slots, strict=True):
+        data.address(Symbol("", READ, _text(read, _name(value))))
+        data.address(Symbol("", READ, _text(read, value.element_type.name)))
+        data.word(len(slot.shape))
+        data.address(Symbol("", READ, read.align()))
+        read.data += struct.pack(f"<{len(slot.shape)}q", *slot.shape)
+        data.word(math.prod(slot.shape) * slot.dtype.itemsize)
+        if slot.is_constant:
+            data.address(weights, slot.offset)
+            data.word(0)
+        else:
+            data.word(0)
+            data.word(slot.offset)
+
+
+def _text(read: _Writer, text: str) -> int:
+    at = len(read.data)
+    read.data += text.encode().replace(b"\0", b"?") + b"\0"
+    return at
