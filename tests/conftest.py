@@ -8,6 +8,11 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
+
+# a busy machine must not fail a test: no example has a time limit
+settings.register_profile("lpir", deadline=None)
+settings.load_profile("lpir")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

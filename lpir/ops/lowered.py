@@ -39,7 +39,8 @@ def expanded(expr: Expr) -> Expr:
     return expand(expr)
 
 
-def _finish(epilogue: Expr, acc: Array, operands: Sequence[Array], shape: tuple[int, ...]) -> Array:
+def finish(epilogue: Expr, acc: Array, operands: Sequence[Array], shape: tuple[int, ...]) -> Array:
+    """`epilogue` of the sums and its operands, as `shape`."""
     result = evaluate(expanded(epilogue), [acc, *operands])
     return np.broadcast_to(result, shape).astype(epilogue.type.dtype, copy=False)
 
@@ -48,7 +49,9 @@ def _static(arg: Arg) -> tuple[int, ...]:
     return arg.shape.to_static()
 
 
-def _output(epilogue: Expr, acc_type: ElementType, shape: Sequence[int], operands: Sequence[Arg]) -> list[TensorType]:
+def epilogue_output(
+    epilogue: Expr, acc_type: ElementType, shape: Sequence[int], operands: Sequence[Arg]
+) -> list[TensorType]:
     """Checks the epilogue's leaves against the operands and gives the output's type."""
     for index, type in epilogue.inputs().items():
         if index == 0 and type != acc_type:
@@ -138,7 +141,7 @@ class LoweredConvolution(Windowed):
         if x[-1] != w[-2] * self.groups or w[-1] % self.groups or len(w) != len(x):
             raise ModelError(f"weights {list(w)} in {self.groups} groups do not fit x {list(x)}")
         shape = (x[0], *self.positions(x[1:-1], w[:-2]), w[-1])
-        return _output(self.epilogue, accumulator_of(inputs[0].type), shape, inputs[2:])
+        return epilogue_output(self.epilogue, accumulator_of(inputs[0].type), shape, inputs[2:])
 
     @property
     def is_pointwise(self) -> bool:
@@ -162,7 +165,7 @@ class LoweredConvolution(Windowed):
                 rows = taps[..., g * inner : (g + 1) * inner]
                 acc[..., g * outer : (g + 1) * outer] += rows @ weights[:, g * outer : (g + 1) * outer]
         sums = acc.astype(np.int32) if integer else acc
-        return (_finish(self.epilogue, sums, operands, sums.shape),)
+        return (finish(self.epilogue, sums, operands, sums.shape),)
 
 
 @lowered_op
@@ -188,7 +191,7 @@ class LoweredMatMul(Op):
         if a[-1] != k:
             raise ModelError(f"{list(a)} and {list(b)} do not multiply")
         shape = (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], n)
-        return _output(self.epilogue, accumulator_of(inputs[0].type), shape, inputs[2:])
+        return epilogue_output(self.epilogue, accumulator_of(inputs[0].type), shape, inputs[2:])
 
     def eval(self, *inputs: Array) -> tuple[Array, ...]:
         a, b, *operands = inputs
@@ -197,7 +200,7 @@ class LoweredMatMul(Op):
         left, right = a.astype(kind) - kind(self.a_zero_point), b.astype(kind) - kind(self.b_zero_point)
         acc = left @ (np.swapaxes(right, -1, -2) if self.transpose_b else right)
         sums = acc.astype(np.int32) if integer else acc
-        return (_finish(self.epilogue, sums, operands, sums.shape),)
+        return (finish(self.epilogue, sums, operands, sums.shape),)
 
 
 @lowered_op
@@ -227,7 +230,7 @@ class Pool(Windowed):
         x = _static(inputs[0])
         shape = (x[0], *self.positions(x[1:-1], self.kernel), x[-1])
         count = [Arg(f32, PartialShape.of(()))] if self.kind == "avg" else []
-        return _output(self.epilogue, accumulator_of(inputs[0].type), shape, [*count, *inputs[1:]])
+        return epilogue_output(self.epilogue, accumulator_of(inputs[0].type), shape, [*count, *inputs[1:]])
 
     def counts(self, spatial: Sequence[int]) -> Array:
         """What the mean divides by at each output position: float32 `[1, *So, 1]`."""
@@ -256,7 +259,7 @@ class Pool(Windowed):
                 acc = acc + taps if self.kind == "avg" else np.where(taps > acc, taps, acc)
         assert acc is not None
         extra = [self.counts(x.shape[1:-1])] if self.kind == "avg" else []
-        return (_finish(self.epilogue, acc, [*extra, *operands], acc.shape),)
+        return (finish(self.epilogue, acc, [*extra, *operands], acc.shape),)
 
 
 @lowered_op
@@ -277,7 +280,7 @@ class Reduce(Op):
     def infer(self, inputs: Sequence[Arg]) -> list[TensorType]:
         x = _static(inputs[0])
         kept = [1 if i in self.axes else n for i, n in enumerate(x) if self.keep_dims or i not in self.axes]
-        return _output(self.epilogue, accumulator_of(inputs[0].type), kept, inputs[1:])
+        return epilogue_output(self.epilogue, accumulator_of(inputs[0].type), kept, inputs[1:])
 
     def eval(self, *inputs: Array) -> tuple[Array, ...]:
         x, *operands = inputs
@@ -286,7 +289,7 @@ class Reduce(Op):
         acc = np.asarray(
             function.reduce(x.astype(kind) - kind(self.x_zero_point), axis=self.axes, keepdims=self.keep_dims)
         )
-        return (_finish(self.epilogue, acc, operands, acc.shape),)
+        return (finish(self.epilogue, acc, operands, acc.shape),)
 
 
 @lowered_op
@@ -314,14 +317,14 @@ class LoweredSoftmax(Op):
     epilogue: Expr
 
     def infer(self, inputs: Sequence[Arg]) -> list[TensorType]:
-        return _output(self.epilogue, f32, _static(inputs[0]), inputs[1:])
+        return epilogue_output(self.epilogue, f32, _static(inputs[0]), inputs[1:])
 
     def eval(self, *inputs: Array) -> tuple[Array, ...]:
         x, *operands = inputs
         shifted = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
         powers = evaluate(expanded(Expr("exp", (input_(0),), f32)), [shifted])
         y = powers / powers.sum(axis=-1, keepdims=True)
-        return (_finish(self.epilogue, y, operands, y.shape),)
+        return (finish(self.epilogue, y, operands, y.shape),)
 
 
 @lowered_op
@@ -340,7 +343,7 @@ class LoweredNormalize(Op):
     epilogue: Expr
 
     def infer(self, inputs: Sequence[Arg]) -> list[TensorType]:
-        return _output(self.epilogue, f32, _static(inputs[0]), inputs[1:])
+        return epilogue_output(self.epilogue, f32, _static(inputs[0]), inputs[1:])
 
     def eval(self, *inputs: Array) -> tuple[Array, ...]:
         x, *operands = inputs
@@ -351,4 +354,4 @@ class LoweredNormalize(Op):
             inside = self.eps_mode == "INSIDE_SQRT"
             eps = np.float32(self.eps)
             centred = centred / (np.sqrt(variance + eps) if inside else np.sqrt(variance) + eps)
-        return (_finish(self.epilogue, centred, operands, centred.shape),)
+        return (finish(self.epilogue, centred, operands, centred.shape),)

@@ -43,6 +43,9 @@ def fuse(model: Model) -> None:
             merge_into(node)
     for node in model.nodes():
         if isinstance(node.op, Elementwise):
+            merge_last_quantization(node)
+    for node in model.nodes():
+        if isinstance(node.op, Elementwise):
             make_table(node)
     for node in model.nodes():
         if isinstance(node.op, Elementwise):
@@ -50,7 +53,31 @@ def fuse(model: Model) -> None:
 
 
 def merge_into(node: Node) -> None:
-    """Inlines scalar constants and elementwise producers into the expression of `node`."""
+    """Inlines scalar constants and elementwise producers into the expression of `node`.
+
+    Not a quantization that the operation before it can do: of two that meet in an addition, one is better stored as
+    codes than as the float numbers that the other's epilogue would read.
+    """
+    _merge(node, [v for v in node.inputs if not _is_hosted_quantization(v)])
+
+
+def merge_last_quantization(node: Node) -> None:
+    """Inlines, of the quantizations that `merge_into` left, the one that is computed last: `node` follows it there."""
+    left = [v for v in node.inputs if _is_hosted_quantization(v) and all(use.node is node for use in v.uses)]
+    if left:
+        _merge(node, [_latest(left)])
+
+
+def _is_hosted_quantization(value: Value) -> bool:
+    """Whether `value` is an elementwise result in 8 bits that `fuse_epilogue` would move into another operation."""
+    producer = value.node
+    if not isinstance(producer.op, Elementwise) or value.element_type != u8:
+        return False
+    return any(_takes_epilogue(v, producer) for v in producer.inputs)
+
+
+def _merge(node: Node, chosen: list[Value]) -> None:
+    """Inlines those of the elementwise producers of `chosen` inputs that are better computed inside `node`."""
     out = node.outputs[0]
     leaves: dict[int, Expr] = {}
     inputs: list[Value] = []
@@ -66,7 +93,7 @@ def merge_into(node: Node) -> None:
     size = sum(1 for _ in node.op.expr.walk())
     for index, value in enumerate(node.inputs):
         producer = value.node
-        if isinstance(producer.op, Elementwise) and _inlines(value, node, size):
+        if isinstance(producer.op, Elementwise) and value in chosen and _inlines(value, node, size):
             size += sum(1 for _ in producer.op.expr.walk())
             leaves[index] = substitute(producer.op.expr, [leaf(v) for v in producer.inputs])
             node.source = [*producer.source, *(s for s in node.source if s not in producer.source)]

@@ -14,6 +14,7 @@ from lpir.errors import ModelError
 from lpir.ir.graph import Node
 from lpir.ir.model import Model
 from lpir.ops.boundary import Constant
+from lpir.passes.lowprec.attention import join_attention
 from lpir.passes.lowprec.forms import Lowering
 from lpir.passes.lowprec.fuse import fuse
 from lpir.passes.lowprec.rules import RULES, copy_node
@@ -51,6 +52,7 @@ def lower_model(model: Model, low_precision: bool = True) -> Model:
     results = [_result(state, node) for node in model.results]
     lowered = Model(results, [parameters[id(p)] for p in model.parameters], model.name)
     fuse(lowered)
+    join_attention(lowered)
     lowered.rt_info = {"refused": refused, "precision": precision}
     return lowered
 

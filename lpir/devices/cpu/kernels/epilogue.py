@@ -73,13 +73,17 @@ class Epilogue:
     Epilogues are equal where they print the same text: their constants' values do not count.
     """
 
-    def __init__(self, expr: Expr, operands: Sequence[Operand], saturate: bool = False) -> None:
-        """`saturate`: the int32 value of `expr` is stored as u8, clamped to 0 .. 255 (x86 only)."""
+    def __init__(self, expr: Expr, operands: Sequence[Operand], saturate: bool = False, prefix: str = "") -> None:
+        """`saturate`: the int32 value of `expr` is stored as u8, clamped to 0 .. 255 (x86 only).
+
+        `prefix`: of its parameters' names, where a kernel has more than one epilogue.
+        """
+        self.prefix = prefix
         self.operands = tuple(operands)
         self.saturate = saturate
         self.expr, self.constants = lift_constants(expr, 1 + len(self.operands))
         self.type = u8 if saturate else expr.type
-        self._key: Hashable = (self.expr, self.operands, saturate)
+        self._key: Hashable = (self.expr, self.operands, saturate, prefix)
         self._fixed: dict[int, Value] = {}
 
     def __eq__(self, other: object) -> bool:
@@ -97,38 +101,40 @@ class Epilogue:
         """Parameter names and types that the kernel declares."""
         names: dict[str, str] = {}
         for i, operand in enumerate(self.operands, 1):
-            names[f"e{i}"] = "ptr"
+            names[f"{self.prefix}e{i}"] = "ptr"
             if operand.kind == "tensor":
-                names[f"e{i}_rows"] = "ptr" if operand.table else "i64"
+                names[f"{self.prefix}e{i}_rows"] = "ptr" if operand.table else "i64"
         for i, constant in enumerate(self.constants):
-            names[f"c{i}"] = "float" if constant.type == f32 else "i32"
+            names[f"{self.prefix}c{i}"] = "float" if constant.type == f32 else "i32"
         return names
 
     def values(self, bound: Sequence[Bound]) -> dict[str, int | F32 | Ref]:
         """Values of `params()`."""
         words: dict[str, int | F32 | Ref] = {}
         for i, (operand, at) in enumerate(zip(self.operands, bound, strict=True), 1):
-            words[f"e{i}"] = at.pointer
+            words[f"{self.prefix}e{i}"] = at.pointer
             if operand.kind == "tensor":
-                words[f"e{i}_rows"] = _row_word(at.rows)
+                words[f"{self.prefix}e{i}_rows"] = _row_word(at.rows)
         for i, constant in enumerate(self.constants):
             value = constant.value or 0
-            words[f"c{i}"] = F32(float(value)) if constant.type == f32 else int(value)
+            words[f"{self.prefix}c{i}"] = F32(float(value)) if constant.type == f32 else int(value)
         return words
 
     def start(self, f: Function, lanes: int) -> None:
         """Reads and spreads scalars and constants; call once, at the kernel's start."""
         for i, operand in enumerate(self.operands, 1):
             if operand.kind == "scalar":
-                x = f.load(memory_type(operand.type), f.p[f"e{i}"])
+                x = f.load(memory_type(operand.type), f.p[f"{self.prefix}e{i}"])
                 self._fixed[i] = f.splat(from_memory(f, x, operand.type), lanes)
         for i in range(len(self.constants)):
-            self._fixed[1 + len(self.operands) + i] = f.splat(f.p[f"c{i}"], lanes)
+            self._fixed[1 + len(self.operands) + i] = f.splat(f.p[f"{self.prefix}c{i}"], lanes)
 
     def vectors(self, f: Function, n: Value, lanes: int) -> dict[int, Value]:
         """The per-channel leaves of channels `n .. n + lanes`."""
         return {
-            i: self._load(f, o, f.p[f"e{i}"], n, lanes) for i, o in enumerate(self.operands, 1) if o.kind == "vector"
+            i: self._load(f, o, f.p[f"{self.prefix}e{i}"], n, lanes)
+            for i, o in enumerate(self.operands, 1)
+            if o.kind == "vector"
         }
 
     def row(self, f: Function, m: Value) -> dict[int, Value]:
@@ -136,7 +142,7 @@ class Epilogue:
         pointers: dict[int, Value] = {}
         for i, operand in enumerate(self.operands, 1):
             if operand.kind == "tensor":
-                pointers[i] = row_pointer(f, f.p[f"e{i}"], f.p[f"e{i}_rows"], m)
+                pointers[i] = row_pointer(f, f.p[f"{self.prefix}e{i}"], f.p[f"{self.prefix}e{i}_rows"], m)
         return pointers
 
     def tensors(self, f: Function, row: Mapping[int, Value], n: Value, lanes: int) -> dict[int, Value]:

@@ -55,6 +55,13 @@ def _apply(e: Expr, args: list[Range]) -> Range | None:
         return a + c, b + d
     if fn == "sub":
         return a - d, b - c
+    if fn == "mul" and e.args[0] is e.args[1]:
+        # a square: the two factors have one sign
+        largest = np.maximum(a * a, b * b)
+        return np.where((a <= 0) & (b >= 0), 0.0, np.minimum(a * a, b * b)), largest
+    if fn == "div" and np.min(c) > 0:
+        quotients = np.stack(np.broadcast_arrays(a / c, a / d, b / c, b / d))
+        return quotients.min(0), quotients.max(0)
     if fn == "mul":
         products = np.stack(np.broadcast_arrays(a * c, a * d, b * c, b * d))
         return products.min(0), products.max(0)

@@ -1,0 +1,384 @@
+"""Prints the attention kernel: for each head, blocks of rows of scores that stay in the first-level cache.
+
+A unit of work is a run of row blocks of one head. For a unit the thread packs what it reads again for every block into
+its own memory: k as `[steps, columns]` elements of 4 bytes (floats, or 4 codes) so that a step of the inner loop is one
+run of vectors, and v as `[blocks, N, vectors * lanes]` floats. Then, for each block of rows:
+
+1. scores: a register tile of sums at a time, through the `scores` expression, into the block;
+2. for every row: the largest score, then `exp(score - largest)` in place, and the reciprocal of their sum;
+3. the product with v, times that reciprocal, through the epilogue, to the output.
+
+Codes of k are stored 128 less, as signed bytes. Zero points enter through sums of columns of k and of rows of q:
+
+    sum (q - zq)(k - zk) = sum q k' - zq sum k' - right sum q + D zq right        k' = k - 128, right = zk - 128
+
+Where the dot product of bytes is not exact for all bytes, k is stored as pairs of int16 vectors (`word_dot`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lpir.devices.cpu.codegen.abi import Kernel
+from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
+from lpir.devices.cpu.isa import Isa
+from lpir.devices.cpu.isa.dots import as_words, word_dot
+from lpir.devices.cpu.kernels.copy import transposed
+from lpir.devices.cpu.kernels.epilogue import Epilogue, element_bytes, store_lanes
+from lpir.devices.cpu.kernels.reduce import across
+from lpir.devices.cpu.kernels.tail import lane_mask
+from lpir.devices.cpu.kernels.tiling import Tile
+
+LOG2_E = 1.4426950408889634
+LN2_HI, LN2_LO = 0.693145751953125, 1.428606765330187e-06
+POWERS = (1.0, 1.0, 0.4999922811985016, 0.16667117178440094, 0.04189065471291542, 0.00831241998821497)
+MAGIC = float(1.5 * 2**23)
+# e^x of what lies further below a row's largest score is e^FLOOR, which no sum notices: their largest term is 1
+FLOOR = -86.0
+# rows of a softmax at once
+TOGETHER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What is compiled in. `arithmetic` of the scores: "float", "bytes" or "words"; `tail`: N is no multiple of the
+    lanes; `narrow`: E is less than the lanes; `block`: side of the blocks in which k is transposed, 0: one by one;
+    `rows`, `columns`: whether sums of q's rows and of k's columns are added; `unroll`, `unroll_v`: steps a round."""
+
+    arithmetic: str
+    tail: bool
+    narrow: bool
+    block: int
+    rows: bool
+    columns: bool
+    unroll: int
+    unroll_v: int
+
+
+_SIZES = (
+    *("heads", "units", "chunks", "blocks", "block_rows", "m", "n", "steps", "columns", "e"),
+    *("q_batch", "q_head", "q_row", "k_batch", "k_head", "k_row", "v_batch", "v_head", "v_row"),
+    *("out_batch", "out_head", "out_row", "out_bytes", "scratch_step", "at_v", "at_scores", "at_sums"),
+)
+
+
+class Printer:
+    """Prints one kernel. Parameters: pointers, `_SIZES` (strides of q, k, v in bytes; of the output in rows), int32
+    `q_zero`, `right` and `base`, those of the two epilogues."""
+
+    def __init__(self, isa: Isa, tile: Tile, tile_v: Tile, scores: Epilogue, epilogue: Epilogue, form: Form) -> None:
+        self.isa, self.tile, self.tile_v, self.form = isa, tile, tile_v, form
+        self.scores, self.epilogue = scores, epilogue
+        self.lanes = isa.lanes()
+        self.floats, self.ints = vector_of("float", self.lanes), vector_of("i32", self.lanes)
+        self.bytes = vector_of("i8", 4 * self.lanes)
+        self.words = vector_of("i16", 2 * self.lanes)
+        # bytes of packed k for a vector of columns and a step
+        self.width = self.lanes * 4 * (2 if form.arithmetic == "words" else 1)
+        params = {
+            **dict.fromkeys(("q", "k", "v", "out", "scratch"), "ptr"),
+            **dict.fromkeys(_SIZES, "i64"),
+            **dict.fromkeys(("q_zero", "right", "base"), "i32"),
+            **scores.params(),
+            **epilogue.params(),
+        }
+        name = f"attention_{form.arithmetic}_{isa.name}_{tile.rows}x{tile.vectors}_{tile_v.rows}x{tile_v.vectors}"
+        self.f = Function(name, params, optimize=False)
+
+    def kernel(self) -> Kernel:
+        f, p = self.f, self.f.p
+        self.scores.start(f, self.lanes)
+        self.epilogue.start(f, self.lanes)
+        scratch = f.gep(p["scratch"], f.mul(f.tid, p["scratch_step"]))
+        self.k, self.v = scratch, f.gep(scratch, p["at_v"])
+        self.block, self.sums = f.gep(scratch, p["at_scores"]), f.gep(scratch, p["at_sums"])
+        # behind the sums of a block's rows: what the sums of products start from
+        self.init = f.gep(self.sums, p["block_rows"], "float")
+        self.pitch = f.mul(p["columns"], 4)
+        with f.loop(*f.my_range(f.mul(p["units"], p["chunks"])), name="unit") as unit:
+            which, chunk = f.udiv(unit.index, p["chunks"]), f.urem(unit.index, p["chunks"])
+            batch, head = f.udiv(which, p["heads"]), f.urem(which, p["heads"])
+            q, k, v = (self._of_head(x, batch, head) for x in ("q", "k", "v"))
+            self._pack_k(k)
+            self._pack_v(v)
+            # number of the head's first row among the rows of scores, and of the output
+            score_row = f.mul(which, p["m"])
+            out_row = f.add(f.mul(batch, p["out_batch"]), f.mul(head, p["out_head"]))
+            first = f.udiv(f.mul(p["blocks"], chunk), p["chunks"])
+            last = f.udiv(f.mul(p["blocks"], f.add(chunk, 1)), p["chunks"])
+            with f.loop(first, last, name="block") as block:
+                row = f.smin(f.mul(block.index, p["block_rows"]), f.sub(p["m"], p["block_rows"]))
+                self._scores(f.gep(q, f.mul(row, p["q_row"])), f.add(score_row, row))
+                self._softmax()
+                self._values(f.add(out_row, f.mul(row, p["out_row"])))
+        return f.kernel()
+
+    def _of_head(self, name: str, batch: Value, head: Value) -> Value:
+        f, p = self.f, self.f.p
+        return f.gep(p[name], f.add(f.mul(batch, p[f"{name}_batch"]), f.mul(head, p[f"{name}_head"])))
+
+    # -- packing ------------------------------------------------------------------------------------------------------
+
+    def _pack_k(self, k: Value) -> None:
+        f, p, side = self.f, self.f.p, self.form.block
+        if side:
+            type = vector_of("i32", side)
+            # the last block of a row or a column overlaps the one before it
+            with f.loop(0, p["n"], side, name="kn") as n, f.loop(0, p["steps"], side, name="ks") as s:
+                column, step = f.smin(n.index, f.sub(p["n"], side)), f.smin(s.index, f.sub(p["steps"], side))
+                source = f.gep(f.gep(k, f.mul(column, p["k_row"])), step, "i32")
+                lines = [f.load(type, f.gep(source, f.mul(p["k_row"], i))) for i in range(side)]
+                to = f.gep(f.gep(self.k, f.mul(step, self.pitch)), column, "i32")
+                for i, line in enumerate(transposed(f, lines, 4)):
+                    f.store(line, f.gep(to, f.mul(self.pitch, i)))
+        else:
+            with f.loop(0, p["n"], name="kn") as n, f.loop(0, p["steps"], name="ks") as s:
+                x = f.load("i32", f.gep(f.gep(k, f.mul(n.index, p["k_row"])), s.index, "i32"))
+                f.store(x, f.gep(f.gep(self.k, f.mul(s.index, self.pitch)), n.index, "i32"))
+        if self.form.arithmetic != "float":
+            self._sign_codes()
+
+    def _sign_codes(self) -> None:
+        """Codes 128 less, as int16 where words are multiplied; and the sums of the columns."""
+        f, p, form = self.f, self.f.p, self.form
+        ones = f.const(self.bytes, 1)
+        with f.loop(0, p["columns"], self.lanes, name="kc") as c:
+            at = f.gep(self.k, c.index, "i32")
+            with f.loop(0, p["steps"], carried=[f.zeros(self.ints)], name="ks") as s:
+                here = f.gep(at, f.mul(s.index, self.pitch))
+                signed = f.binary("xor", f.load(self.bytes, here, 1), f.const(self.bytes, 0x80))
+                f.store(signed, here, 1)
+                s.next = [self.isa.dot(f, s.values[0], ones, signed) if form.columns else s.values[0]]
+            if form.columns:
+                zero, base = f.splat(p["q_zero"], self.lanes), f.splat(p["base"], self.lanes)
+                f.store(f.sub(base, f.mul(s.results[0], zero)), f.gep(self.init, c.index, "i32"), 4)
+        if form.arithmetic == "words":
+            self._widen()
+
+    def _widen(self) -> None:
+        """Bytes 0 and 2 of every 4 as one vector of int16, bytes 1 and 3 as the next; from the end, in place."""
+        f, p = self.f, self.f.p
+        count = f.udiv(f.mul(p["steps"], p["columns"]), self.lanes)
+        with f.loop(0, count, name="wide") as i:
+            place = f.sub(f.sub(count, 1), i.index)
+            pairs = f.load(self.words, f.gep(self.k, f.mul(place, self.lanes * 4)), 1)
+            eight = f.const(self.words, 8)
+            high = f.binary("ashr", pairs, eight)
+            low = f.binary("ashr", f.binary("shl", pairs, eight), eight)
+            to = f.gep(self.k, f.mul(place, self.lanes * 8))
+            f.store(low, to, 1)
+            f.store(high, f.gep(to, self.lanes * 4), 1)
+
+    def _pack_v(self, v: Value) -> None:
+        f, p = self.f, self.f.p
+        vectors = self.tile_v.vectors
+        with f.loop(0, self._value_blocks(), name="vb") as b:
+            channels = self._channels(b.index, p["e"], vectors, self.form.narrow)
+            to = f.gep(self.v, f.mul(f.mul(b.index, p["n"]), vectors * self.lanes * 4))
+            with f.loop(0, p["n"], name="vn") as n:
+                row = f.gep(v, f.mul(n.index, p["v_row"]))
+                line = f.gep(to, f.mul(n.index, vectors * self.lanes * 4))
+                for j, channel in enumerate(channels):
+                    f.store(f.load(self.floats, f.gep(row, channel, "float"), 4), f.gep(line, j * self.lanes * 4), 4)
+
+    def _value_blocks(self) -> Value:
+        f, width = self.f, self.tile_v.vectors * self.lanes
+        return f.udiv(f.add(f.p["e"], width - 1), width)
+
+    def _channels(self, block: Value, n: Value, vectors: int, narrow: bool) -> list[Value]:
+        """First channel of each vector of a block: the last ones overlap rather than pass the end."""
+        f, lanes = self.f, self.lanes
+        columns = f.udiv(f.add(n, lanes - 1), lanes)
+        first = f.mul(f.smin(f.mul(block, vectors), f.sub(columns, vectors)), lanes)
+        channels = [f.add(first, j * lanes) for j in range(vectors)]
+        if not narrow:
+            channels[-1] = f.smin(channels[-1], f.sub(n, lanes))
+        return channels
+
+    # -- scores -------------------------------------------------------------------------------------------------------
+
+    def _scores(self, q: Value, row: Value) -> None:
+        """Scores of a block whose first row is at `q` and has number `row`."""
+        f, p, tile = self.f, self.f.p, self.tile
+        width = tile.vectors * self.lanes
+        blocks = f.udiv(f.add(p["columns"], width - 1), width)
+        with f.loop(0, blocks, name="sb") as b:
+            channels = self._channels(b.index, p["columns"], tile.vectors, False)
+            with f.loop(0, p["block_rows"], tile.rows, name="sr") as r:
+                first = f.smin(r.index, f.sub(p["block_rows"], tile.rows))
+                rows = [f.add(first, i) for i in range(tile.rows)]
+                pointers = [f.gep(q, f.mul(i, p["q_row"])) for i in rows]
+                sums = self._products(pointers, channels)
+                for i, own in enumerate(rows):
+                    line = self.scores.row(f, f.add(row, own))
+                    for j, n in enumerate(channels):
+                        leaves = {
+                            **self.scores.vectors(f, n, self.lanes),
+                            **self.scores.tensors(f, line, n, self.lanes),
+                        }
+                        x = self.scores.finish(f, self.isa, sums[i * len(channels) + j], leaves)
+                        f.store(x, f.gep(self._line(own), n, "float"), 4)
+
+    def _line(self, row: Value) -> Value:
+        return self.f.gep(self.block, self.f.mul(row, self.pitch))
+
+    def _products(self, pointers: list[Value], channels: list[Value]) -> list[Value]:
+        """Sums of products of rows of q with columns of k, row by row."""
+        f, p, form = self.f, self.f.p, self.form
+        type = self.floats if form.arithmetic == "float" else self.ints
+        start = [f.zeros(type)] * len(channels)
+        if form.columns:
+            start = [f.load(type, f.gep(self.init, n, "i32"), 4) for n in channels]
+        places = [f.gep(self.k, f.mul(n, self.width // self.lanes)) for n in channels]
+        extra = [f.zeros(type)] * len(pointers) if form.rows else []
+        step_bytes = f.mul(p["columns"], self.width // self.lanes)
+        with f.loop(0, p["steps"], form.unroll, carried=[*start * len(pointers), *extra], nonempty=True, name="s") as s:
+            values = s.values
+            for u in range(form.unroll):
+                index = f.add(s.index, u)
+                shift = f.mul(index, step_bytes)
+                weights = [self._weights(f.gep(at, shift)) for at in places]
+                heads = [
+                    f.load("float" if form.arithmetic == "float" else "i32", f.gep(x, index, "i32"), 1)
+                    for x in pointers
+                ]
+                values = self._step([f.splat(x, self.lanes) for x in heads], weights, values)
+            s.next = values
+        count = len(pointers) * len(channels)
+        sums = s.results[:count]
+        if not form.rows:
+            return sums
+        right = f.splat(p["right"], self.lanes)
+        less = [f.mul(x, right) for x in s.results[count:]]
+        return [f.sub(x, less[i // len(channels)]) for i, x in enumerate(sums)]
+
+    def _weights(self, at: Value) -> list[Value]:
+        if self.form.arithmetic == "words":
+            return [self.f.load(self.words, self.f.gep(at, i * self.lanes * 4), 1) for i in range(2)]
+        return [self.f.load(self.floats if self.form.arithmetic == "float" else self.bytes, at, 1)]
+
+    def _step(self, rows: list[Value], weights: list[list[Value]], sums: list[Value]) -> list[Value]:
+        """`sums` and one step of products; behind them the sums of the rows' codes, where there are any."""
+        f, arithmetic = self.f, self.form.arithmetic
+        out: list[Value] = []
+        count = len(rows) * len(weights)
+        for i, a in enumerate(rows):
+            for j, w in enumerate(weights):
+                total = sums[i * len(weights) + j]
+                if arithmetic == "float":
+                    out.append(f.intrinsic("llvm.fma", self.floats, a, w[0], total))
+                else:
+                    out.append(self._dot(total, a, w))
+        ones = [f.const(self.words, 1)] * 2 if arithmetic == "words" else [f.const(self.bytes, 1)]
+        return [*out, *(self._dot(total, a, ones) for total, a in zip(sums[count:], rows, strict=False))]
+
+    def _dot(self, total: Value, a: Value, w: list[Value]) -> Value:
+        """`total` and the products of 4 codes of a row, spread as int32, with those of each column."""
+        f = self.f
+        codes = f.convert("bitcast", a, self.bytes)
+        if len(w) == 1:
+            return self.isa.dot(f, total, codes, w[0])
+        return word_dot(f, total, as_words(f, codes), (w[0], w[1]))
+
+    # -- softmax ------------------------------------------------------------------------------------------------------
+
+    def _softmax(self) -> None:
+        """Turns every row of the block into powers, and notes the reciprocals of their sums."""
+        f, p = self.f, self.f.p
+        # several rows at once: one's reductions take place beside another's powers
+        even = f.sub(p["block_rows"], f.urem(p["block_rows"], TOGETHER))
+        with f.loop(0, even, TOGETHER, name="rows") as r:
+            self._softmax_rows([f.add(r.index, i) for i in range(TOGETHER)])
+        with f.loop(even, p["block_rows"], name="row") as r:
+            self._softmax_rows([r.index])
+
+    def _softmax_rows(self, rows: list[Value]) -> None:
+        f, p, lanes = self.f, self.f.p, self.lanes
+        lines = [self._line(row) for row in rows]
+        if self.form.tail:
+            for line in lines:
+                self._close(line)
+        low = [f.const(self.floats, -math.inf)] * len(rows)
+        with f.loop(0, p["columns"], lanes, carried=low, nonempty=True, name="max") as c:
+            loaded = [f.load(self.floats, f.gep(line, c.index, "float"), 4) for line in lines]
+            c.next = [f.select(f.fcmp("ogt", x, top), x, top) for x, top in zip(loaded, c.values, strict=True)]
+        tops = [f.splat(across(f, "max", x), lanes) for x in c.results]
+        zeros = [f.zeros(self.floats)] * len(rows)
+        with f.loop(0, p["columns"], lanes, carried=zeros, nonempty=True, name="exp") as c:
+            places = [f.gep(line, c.index, "float") for line in lines]
+            powers = [self._exp(f.fsub(f.load(self.floats, at, 4), t)) for at, t in zip(places, tops, strict=True)]
+            for at, power in zip(places, powers, strict=True):
+                f.store(power, at, 4)
+            c.next = [f.fadd(total, power) for total, power in zip(c.values, powers, strict=True)]
+        for row, x in zip(rows, c.results, strict=True):
+            share = f.fdiv(f.const("float", 1.0), across(f, "sum", x))
+            f.store(share, f.gep(self.sums, row, "float"), 4)
+
+    def _close(self, line: Value) -> None:
+        """Columns behind the last one never count."""
+        f, p = self.f, self.f.p
+        at = f.gep(line, f.sub(p["columns"], self.lanes), "float")
+        mask = lane_mask(f, self.lanes, f.sub(self.lanes, f.sub(p["columns"], p["n"])))
+        f.store(f.select(mask, f.load(self.floats, at, 4), f.const(self.floats, -math.inf)), at, 4)
+
+    def _exp(self, x: Value) -> Value:
+        """e^x for x <= 0, within 2 ulp; NaN stays NaN."""
+        f = self.f
+
+        def fma(a: Value, b: Value | float, c: Value | float) -> Value:
+            full = [v if isinstance(v, Value) else f.const(self.floats, v) for v in (b, c)]
+            return f.intrinsic("llvm.fma", self.floats, a, *full)
+
+        low = f.const(self.floats, FLOOR)
+        bounded = f.select(f.fcmp("olt", x, low), low, x)
+        shifted = fma(bounded, LOG2_E, MAGIC)
+        n = f.fsub(shifted, f.const(self.floats, MAGIC))
+        r = fma(n, -LN2_LO, fma(n, -LN2_HI, bounded))
+        power = f.const(self.floats, POWERS[-1])
+        for c in reversed(POWERS[:-1]):
+            power = fma(r, power, c)
+        # the low bits of `shifted` are n: they become the exponent
+        exponent = f.binary("shl", f.convert("bitcast", shifted, self.ints), f.const(self.ints, 23))
+        return f.convert("bitcast", f.add(f.convert("bitcast", power, self.ints), exponent), self.floats)
+
+    # -- values -------------------------------------------------------------------------------------------------------
+
+    def _values(self, row: Value) -> None:
+        """The product of a block with v; its first row is number `row` of the output."""
+        f, p, tile, unroll = self.f, self.f.p, self.tile_v, self.form.unroll_v
+        width = tile.vectors * self.lanes * 4
+        with f.loop(0, self._value_blocks(), name="vb") as b:
+            channels = self._channels(b.index, p["e"], tile.vectors, self.form.narrow)
+            v = f.gep(self.v, f.mul(f.mul(b.index, p["n"]), width))
+            with f.loop(0, p["block_rows"], tile.rows, name="vr") as r:
+                first = f.smin(r.index, f.sub(p["block_rows"], tile.rows))
+                rows = [f.add(first, i) for i in range(tile.rows)]
+                lines = [self._line(i) for i in rows]
+                zeros = [f.zeros(self.floats)] * (tile.rows * tile.vectors)
+                with f.loop(0, p["n"], unroll, carried=zeros, nonempty=True, name="n") as n:
+                    sums = n.values
+                    for u in range(unroll):
+                        index = f.add(n.index, u)
+                        at = f.gep(v, f.mul(index, width))
+                        loaded = [f.load(self.floats, f.gep(at, j * self.lanes * 4), 4) for j in range(tile.vectors)]
+                        heads = [f.splat(f.load("float", f.gep(x, index, "float"), 4), self.lanes) for x in lines]
+                        pairs = [(a, w) for a in heads for w in loaded]
+                        sums = [f.intrinsic("llvm.fma", self.floats, *x, t) for t, x in zip(sums, pairs, strict=True)]
+                    n.next = sums
+                self._store(n.results, rows, row, channels)
+
+    def _store(self, sums: list[Value], rows: list[Value], row: Value, channels: list[Value]) -> None:
+        f, p, e = self.f, self.f.p, self.epilogue
+        for i, own in enumerate(rows):
+            share = f.splat(f.load("float", f.gep(self.sums, own, "float"), 4), self.lanes)
+            number = f.add(row, f.mul(own, p["out_row"]))
+            line, out = e.row(f, number), f.gep(p["out"], f.mul(number, p["out_bytes"]))
+            for j, n in enumerate(channels):
+                leaves = {**e.vectors(f, n, self.lanes), **e.tensors(f, line, n, self.lanes)}
+                x = e.finish(f, self.isa, f.fmul(sums[i * len(channels) + j], share), leaves)
+                at = f.gep(out, f.mul(n, element_bytes(e.type)))
+                if self.form.narrow:
+                    store_lanes(f, x, at, p["e"], self.isa.masks)
+                else:
+                    f.store(x, at)
