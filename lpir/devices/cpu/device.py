@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any
@@ -12,6 +12,7 @@ from lpir.devices.cpu import pipeline
 from lpir.devices.cpu.aot.build import build, header
 from lpir.devices.cpu.explain import explain_plan
 from lpir.devices.cpu.isa import Isa, all_isas, by_name, host_isa
+from lpir.devices.cpu.kernels.base import Step
 from lpir.devices.cpu.plan import NativeSegment, Plan, Planner
 from lpir.devices.cpu.run import CpuRunner, code_for, compile_steps
 from lpir.devices.cpu.split import SplitExecutable, split
@@ -73,13 +74,17 @@ class CpuExecutable(Executable):
         self.lowered = pipeline.lower(prepared, options.low_precision)
         # waking other threads takes longer than all the work of a tiny model
         self.threads = options.threads if pipeline.work(self.lowered) > ONE_THREAD else 1
-        code = code_for(options.isa)
-        self.plan: Plan = Planner(
-            self.lowered, options.isa, self.threads, options.profile, lambda s: code.add(s.code.symbol, s.code.text)
-        ).plan()
+        self._code = code_for(options.isa)
+        # functions that nothing before this plan needed
+        self.compiled_kernels = 0
+        self.plan: Plan = Planner(self.lowered, options.isa, self.threads, options.profile, self._compile).plan()
         steps = [s for g in self.plan.segments if isinstance(g, NativeSegment) for s in g.steps]
         self.addresses = compile_steps(options.isa, steps)
         self._runners = 0
+
+    def _compile(self, step: Step) -> None:
+        """Starts to compile a step's function unless the process has it."""
+        self.compiled_kernels += self._code.add(step.code.symbol, step.code.text)
 
     def create_runner(self) -> Runner:
         self._runners += 1
@@ -92,14 +97,14 @@ class CpuExecutable(Executable):
         return self.lowered
 
     def export_model(self, prefix: str = "lpir_model", soname: str = "") -> bytes:
-        code, isa = code_for(self.options.isa), self.options.isa
-        return build(self.model, self.plan, isa, self.threads, code, self.explain(), prefix, soname)
+        isa = self.options.isa
+        return build(self.model, self.plan, isa, self.threads, self._code, self.explain(), prefix, soname)
 
     def header(self, prefix: str) -> str:
         return header(self.model, self.options.isa, prefix)
 
     def properties(self) -> dict[str, Any]:
-        return facts(self.options)
+        return facts(self.options) | {"PLANS": 1, "COMPILED_KERNELS": self.compiled_kernels}
 
 
 class DynamicExecutable(Executable):
@@ -108,6 +113,8 @@ class DynamicExecutable(Executable):
     def __init__(self, model: Model, prepared: Model, options: Options) -> None:
         self.model, self.prepared, self.options = model, prepared, options
         self._plans: OrderedDict[tuple[tuple[int, ...], ...], Executable] = OrderedDict()
+        # of all plans that were made, also those that are not kept
+        self._made = Counter({"PLANS": 0, "COMPILED_KERNELS": 0})
         self._lock = Lock()
 
     def executable(self, shapes: tuple[tuple[int, ...], ...]) -> Executable:
@@ -120,7 +127,9 @@ class DynamicExecutable(Executable):
             return found
 
     def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> Executable:
-        return compile_static(self.model, pipeline.specialize(self.prepared, shapes), self.options)
+        made = compile_static(self.model, pipeline.specialize(self.prepared, shapes), self.options)
+        self._made.update(PLANS=1, COMPILED_KERNELS=made.properties().get("COMPILED_KERNELS", 0))
+        return made
 
     def create_runner(self) -> Runner:
         return DynamicRunner(self)
@@ -137,7 +146,7 @@ class DynamicExecutable(Executable):
         return latest.explain()
 
     def properties(self) -> dict[str, Any]:
-        return facts(self.options)
+        return facts(self.options) | self._made
 
 
 class DynamicRunner(Runner):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lpir
-from lpir.devices.cpu import device
+from lpir.devices.cpu import device, run
 from lpir.devices.cpu.device import CpuExecutable, DynamicExecutable
 from lpir.devices.cpu.isa import all_isas, host_isa
 from lpir.devices.cpu.plan import Callback, ConstantStore, NativeSegment, Planner
@@ -125,6 +125,28 @@ def test_dynamic_model_keeps_plans_by_shape() -> None:
         np.testing.assert_allclose(compiled([x])[0], np.maximum(x, 0).mean((2, 3)), rtol=1e-5, atol=1e-6)
     assert len(exe._plans) == 2
     assert compiled.explain().rows
+
+
+def test_ten_shapes_cost_ten_plans_and_hardly_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    # other tests may have left the functions that this one counts
+    monkeypatch.setattr(run, "_CODE", {})
+    model = mobile_block()
+    model.reshape([-1, 3, -1, -1])
+    compiled = lpir.compile_model(model, "CPU")
+    assert (compiled.get_property("PLANS"), compiled.get_property("COMPILED_KERNELS")) == (0, 0)
+    shapes = [(1, 3, 24, 24 + 2 * i) for i in range(5)] + [(2 + i, 3, 24, 24) for i in range(5)]
+    functions = []
+    for shape in shapes:
+        compiled([np.zeros(shape, np.float32)])
+        functions.append(compiled.get_property("COMPILED_KERNELS"))
+    assert compiled.get_property("PLANS") == len(shapes)
+    assert functions[0] > 4
+    # a batch of 1 to 8 rows has a tile of its own in the fully connected layer
+    assert max(np.diff(functions)) <= 2
+    for shape in shapes:
+        compiled([np.zeros(shape, np.float32)])
+    assert compiled.get_property("PLANS") == len(shapes)
+    assert compiled.get_property("COMPILED_KERNELS") == functions[-1]
 
 
 def test_shapes_that_depend_on_values_leave_the_rest_native() -> None:

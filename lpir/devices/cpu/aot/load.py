@@ -127,6 +127,8 @@ class LibraryExecutable(Executable):
             "INFERENCE_NUM_THREADS": self.threads * self.streams,
             "NUM_STREAMS": self.streams,
             "OPTIMAL_NUMBER_OF_INFER_REQUESTS": self.streams,
+            "PLANS": 1,
+            "COMPILED_KERNELS": 0,
             "LOADED_FROM_CACHE": True,
         }
 

@@ -177,16 +177,17 @@ class Jit:
         # what keeps the code alive
         self._code: list[Any] = []
 
-    def add(self, symbol: str, text: str) -> None:
-        """Adds a function; a symbol that is known already is the same function and is not compiled twice."""
+    def add(self, symbol: str, text: str) -> bool:
+        """Adds a function; whether it is new: a known symbol is the same function and is not compiled twice."""
         with self._lock:
             if symbol in self._addresses or symbol in self._texts:
-                return
+                return False
             self._texts[symbol] = text
             if text and links_objects():
                 if self._workers is None:
                     self._workers = ThreadPoolExecutor(default_threads(), "lpir-compile")
                 self._started[symbol] = self._workers.submit(object_file, text, self.isa)
+            return True
 
     def compile(self) -> dict[str, int]:
         """Compiles what was added since the last call. Returns the address of every symbol so far."""
