@@ -1,4 +1,4 @@
-"""Every instruction set compiles the INT8 kernels on any x86 host, with the instruction that makes it worth having."""
+"""Every instruction set compiles the INT8 kernels on any host, with the instruction that makes it worth having."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 
 import pytest
 
+from lpir.devices.cpu.codegen import jit
 from lpir.devices.cpu.codegen.jit import assembly
+from lpir.devices.cpu.codegen.processor import arm_features
 from lpir.devices.cpu.isa import Isa, all_isas, by_name, host_isa
 from lpir.devices.cpu.kernels import idepthwise, igemm
 from lpir.devices.cpu.kernels.epilogue import Epilogue, Operand
@@ -22,13 +24,33 @@ def finish() -> Epilogue:
 
 
 ISAS = pytest.mark.parametrize("isa", all_isas(), ids=lambda isa: isa.name)
-X86_ISAS = [isa for isa in all_isas() if isa.is_x86]
+# those with instructions of their own
+NAMED = [isa for isa in all_isas() if isa.arch != "any"]
+# vectors on the stack, and how an inner loop ends
+STACK = {"x86_64": r"\(%rsp\).*mm|mm.*\(%rsp\)", "aarch64": r"\b(q|v)\d+.*\[sp"}
+JUMP = {"x86_64": r"\tj\w+\s", "aarch64": r"\tb\.\w+\s"}
 
 
 def test_order() -> None:
-    assert [isa.name for isa in all_isas()] == ["generic", "avx2", "avx_vnni", "avx512", "avx512_vnni"]
+    order = [isa.name for isa in all_isas()]
+    assert order == ["generic", "neon_dot", "neon_i8mm", "avx2", "avx_vnni", "avx512", "avx512_vnni"]
     assert host_isa().available()
     assert by_name("avx2").lanes() == 8
+
+
+def test_arm_features_are_bits_of_the_kernel() -> None:
+    assert arm_features(0, 0) == set()
+    assert arm_features(1 << 1 | 1 << 20, 0) == {"neon", "dotprod"}
+    assert arm_features(1 << 20, 1 << 13) == {"dotprod", "i8mm"}
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"), [(set(), "generic"), ({"dotprod"}, "neon_dot"), ({"dotprod", "i8mm"}, "neon_i8mm")]
+)
+def test_choice_on_an_arm_machine(features: set[str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "host_arch", lambda: "aarch64")
+    monkeypatch.setattr(jit, "host_features", lambda: frozenset(features))
+    assert [isa for isa in all_isas() if isa.available()][-1].name == expected
 
 
 @ISAS
@@ -46,11 +68,11 @@ def test_depthwise_contains_its_dot(isa: Isa) -> None:
 
 
 @pytest.mark.parametrize("shape", [(196, 64, 384), (3136, 144, 24), (49, 320, 960), (1, 1000, 1280)])
-@pytest.mark.parametrize("isa", X86_ISAS, ids=lambda isa: isa.name)
+@pytest.mark.parametrize("isa", NAMED, ids=lambda isa: isa.name)
 def test_inner_loop_keeps_its_sums_in_registers(isa: Isa, shape: tuple[int, int, int]) -> None:
     m, n, k = shape
     lines = assembly([igemm.build(isa, m, n, k, (0,), finish()).kernel.text], isa).splitlines()
     first = next(i for i, line in enumerate(lines) if isa.proof in line)
     start = max(i for i in range(first) if lines[i].startswith(".LBB"))
-    end = next(i for i in range(first, len(lines)) if re.match(r"\tj\w+\s", lines[i]))
-    assert not [line for line in lines[start:end] if "rsp" in line and "mm" in line]
+    end = next(i for i in range(first, len(lines)) if re.match(JUMP[isa.arch], lines[i]))
+    assert not [line for line in lines[start:end] if re.search(STACK[isa.arch], line)]

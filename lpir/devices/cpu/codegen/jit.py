@@ -6,8 +6,8 @@
 
 Code lives as long as the `Jit` object. On Linux x86-64 every function is an object file of its own: it is compiled in a
 thread from the moment it is added, and the same objects go into shared libraries (`Jit.objects`). Elsewhere LLVM's
-execution engine compiles all that was added at once. `assembly(texts, isa)` compiles for any x86 ISA on any host, for
-tests.
+execution engine compiles all that was added at once. `assembly(texts, isa)` and `object_file(text, isa)` compile for
+any ISA on any host, for tests.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import llvmlite.binding as llvm
 
 from lpir.devices.cpu.codegen.emitter import AS_PRINTED
+from lpir.devices.cpu.codegen.processor import linux_arm_features
 from lpir.devices.cpu.linker.elf import read_object
 from lpir.devices.cpu.linker.memory import Code
 from lpir.devices.cpu.threads import default_threads
@@ -31,11 +32,14 @@ from lpir.errors import InputError, UnsupportedError
 if TYPE_CHECKING:
     from lpir.devices.cpu.isa import Isa
 
-X86 = "x86_64-unknown-linux-gnu"
-
 
 @functools.cache
-def _initialize() -> None:
+def _initialize(foreign: bool = False) -> None:
+    """Makes this machine's target known to LLVM, or every target."""
+    if foreign:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+        return
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()
@@ -43,24 +47,34 @@ def _initialize() -> None:
 
 @functools.cache
 def host_features() -> frozenset[str]:
-    """LLVM's names of the CPU features of this machine ("avx2", "avx512vnni", ...); empty where unknown."""
+    """LLVM's names of the CPU features of this machine ("avx2", "avx512vnni", "dotprod", ...); empty where unknown."""
     try:
-        return frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
+        known = {name for name, on in llvm.get_host_cpu_features().items() if on}
     except RuntimeError:
-        return frozenset()
+        known = set()
+    return frozenset(known | (linux_arm_features() if host_arch() == "aarch64" else set()))
 
 
-def host_is_x86() -> bool:
-    """Whether this machine is 64-bit x86."""
-    return str(llvm.get_default_triple()).startswith("x86_64")
+def host_triple() -> str:
+    """LLVM's name of this machine."""
+    return str(llvm.get_default_triple())
+
+
+def host_arch() -> str:
+    """ "x86_64", "aarch64" or what else LLVM calls this machine's processor."""
+    arch = host_triple().split("-")[0]
+    return {"arm64": "aarch64"}.get(arch, arch)
+
+
+def _is_foreign(triple: str) -> bool:
+    return not triple.startswith(host_arch()) and triple != host_triple()
 
 
 @functools.cache
 def _machine(cpu: str, features: str, triple: str) -> llvm.TargetMachine:
     _initialize()
-    if triple == X86 and not host_is_x86():
-        llvm.initialize_all_targets()
-        llvm.initialize_all_asmprinters()
+    if triple and _is_foreign(triple):
+        _initialize(foreign=True)
     return llvm.Target.from_triple(triple or llvm.get_default_triple()).create_target_machine(
         cpu=cpu, features=features, opt=2, codemodel="small" if triple else "jitdefault"
     )
@@ -112,7 +126,7 @@ def _optimize(module: llvm.ModuleRef, machine: llvm.TargetMachine) -> None:
 
 def assembly(texts: Iterable[str], isa: Isa) -> str:
     """The assembly of kernels for `isa`, which this host need not run."""
-    triple = X86 if isa.is_x86 else str(llvm.get_default_triple())
+    triple = isa.triple
     machine = _machine(isa.cpu, isa.features, triple)
     return "\n".join(str(machine.emit_assembly(module)) for module in _modules(texts, machine, triple))
 
@@ -120,13 +134,13 @@ def assembly(texts: Iterable[str], isa: Isa) -> str:
 @functools.cache
 def links_objects() -> bool:
     """Whether this system runs what `lpir.devices.cpu.linker` links."""
-    return sys.platform.startswith("linux") and host_is_x86() and sys.maxsize > 2**32
+    return sys.platform.startswith("linux") and host_arch() == "x86_64" and sys.maxsize > 2**32
 
 
 def object_file(text: str, isa: Isa) -> bytes:
     """A relocatable, position-independent object of what `text` defines. Threads may call this side by side."""
-    _initialize()
-    triple = X86
+    triple = isa.triple
+    _initialize(_is_foreign(triple))
     machine = llvm.Target.from_triple(triple).create_target_machine(
         cpu=isa.cpu, features=isa.features, opt=2, reloc="pic", codemodel="small"
     )

@@ -1,4 +1,4 @@
-"""Instruction sets, fastest last in `order`. One file a record; a new file is found by itself."""
+"""Instruction sets, the fastest last. One file a record; a new file is found by itself."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ __all__ = ["Isa", "all_isas", "by_name", "host_isa"]
 
 @functools.cache
 def all_isas() -> tuple[Isa, ...]:
-    """Every record, slowest first (narrow before wide, inexact dot before exact)."""
+    """Every record; of each architecture the slowest first (narrow before wide, inexact dot before exact, and of those
+    the one that asks for less)."""
     found = [
         importlib.import_module(f"{__name__}.{info.name}").ISA
         for info in pkgutil.iter_modules(__path__)
         if info.name not in ("record", "dots")
     ]
-    return tuple(sorted(found, key=lambda isa: (isa.is_x86, isa.bits, isa.exact)))
+    return tuple(sorted(found, key=_speed))
+
+
+def _speed(isa: Isa) -> tuple[bool, str, int, bool, int]:
+    return isa.arch != "any", isa.arch, isa.bits, isa.exact, len(isa.requires)
 
 
 def by_name(name: str) -> Isa:

@@ -31,6 +31,27 @@ def pmaddwd(f: Function, a: Value, b: Value) -> Value:
     return f.call(_MADDWD[lanes], vector_of("i32", lanes), a, b)
 
 
+def usdot(f: Function, acc: Value, u: Value, s: Value) -> Value:
+    """One instruction, exact (aarch64 with i8mm)."""
+    return f.call("llvm.aarch64.neon.usdot.v4i32.v16i8", acc.type, acc, u, s)
+
+
+def shifted_sdot(f: Function, acc: Value, u: Value, s: Value) -> Value:
+    """The products of `u - 128`: exact (aarch64 with dotprod)."""
+    return _sdot(f, acc, f.binary("xor", u, f.const(u.type, 0x80)), s)
+
+
+def sdot(f: Function, acc: Value, u: Value, s: Value) -> Value:
+    """`shifted_sdot`, and `128 * sum(s)`, which LLVM computes once for all `u`."""
+    half = f.const(s.type, 64)
+    more = _sdot(f, _sdot(f, f.zeros(acc.type), s, half), s, half)
+    return shifted_sdot(f, f.add(acc, more), u, s)
+
+
+def _sdot(f: Function, acc: Value, a: Value, b: Value) -> Value:
+    return f.call("llvm.aarch64.neon.sdot.v4i32.v16i8", acc.type, acc, a, b)
+
+
 def widening(f: Function, acc: Value, u: Value, s: Value) -> Value:
     """Plain integer arithmetic for any target, exact."""
     wide = vector_of("i32", u.lanes)

@@ -14,5 +14,7 @@ ISA = Isa(
     masks=False,
     proof="",
     requires=frozenset(),
-    is_x86=False,
+    arch="any",
+    dot_cost=12.0,
+    spare=3,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from lpir.devices.cpu.codegen import jit
 from lpir.devices.cpu.codegen.emitter import Function, Value
@@ -19,7 +20,11 @@ class Isa:
     `bits`: width of a vector; `registers`: number of vector registers; `dot`: emits the u8 x s8 dot product of 4;
     `exact`: whether `dot` is exact for every operand (otherwise weights must be proved safe when packed);
     `masks`: whether masked byte stores are cheap; `proof`: an instruction that compiled int8 kernels must contain;
-    `requires`: LLVM features the host must have.
+    `requires`: LLVM features the host must have; `arch`: the processors it is for; `dot_cost`: of `weight_dot`, in
+    vector operations; `spare`: registers it needs besides its operands.
+
+    Where the instruction takes signed bytes only, `shifted_dot` multiplies `u - shift` instead of `u`, and sums over
+    constant weights start `shift * sum(w)` higher.
     """
 
     name: str
@@ -32,13 +37,30 @@ class Isa:
     masks: bool
     proof: str
     requires: frozenset[str]
-    is_x86: bool = True
+    arch: Literal["x86_64", "aarch64", "any"] = "x86_64"
+    dot_cost: float = 1.0
+    spare: int = 1
+    shifted_dot: Dot | None = None
+    shift: int = 0
+
+    @property
+    def is_x86(self) -> bool:
+        """Whether kernels may use x86's own instructions."""
+        return self.arch == "x86_64"
+
+    @property
+    def weight_dot(self) -> Dot:
+        """The dot product with constant weights, of `u - shift`."""
+        return self.shifted_dot or self.dot
+
+    @property
+    def triple(self) -> str:
+        """LLVM's name of the target; this machine's for an ISA of any."""
+        return jit.host_triple() if self.arch == "any" else f"{self.arch}-unknown-linux-gnu"
 
     def available(self) -> bool:
         """Whether this machine can run the code."""
-        if not self.is_x86:
-            return True
-        return jit.host_is_x86() and self.requires <= jit.host_features()
+        return self.arch == "any" or (self.arch == jit.host_arch() and self.requires <= jit.host_features())
 
     def lanes(self, element_bits: int = 32) -> int:
         """Elements of one vector register."""

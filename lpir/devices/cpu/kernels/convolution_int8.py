@@ -179,7 +179,7 @@ class _Product:
             x=x,
             x_rows=rows,
             weights=ctx.constant(packed.weights),
-            init=ctx.constant(igemm.init_vector(packed, self.zero_point)),
+            init=ctx.constant(igemm.init_vector(self.isa, packed, self.zero_point)),
             out=ctx.ref(node.outputs[0]),
             out_rows=Rows(out[-1] * element_bytes(epilogue.type)),
             operands=[bind_operand(v, out, ctx) for v in operands],

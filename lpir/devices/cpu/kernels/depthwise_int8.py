@@ -59,7 +59,7 @@ class DepthwiseInt8(Kernel):
         finish = epilogue_of(isa, epilogue, kinds, operands, sums)
         code = idepthwise.build(isa, shape, block, channels < block, finish)
         table = idepthwise.row_table(x, out, kernel, op.strides, op.dilations, op.pads_begin)
-        init = -op.x_zero_point * taps.sum(axis=(0, 1), dtype=np.int64)
+        init = (isa.shift - op.x_zero_point) * taps.sum(axis=(0, 1), dtype=np.int64)
         values = {
             **{"x": ctx.ref(node.inputs[0]), "out": ctx.ref(node.outputs[0]), "table": ctx.constant(table)},
             "zeros": ctx.constant(np.full(64, op.x_zero_point, np.uint8)),

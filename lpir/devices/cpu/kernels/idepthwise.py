@@ -201,7 +201,7 @@ class _Printer:
         f = self.f
         w = f.load(self.raw_type, f.gep(self.w, offset))
         if not self.words:
-            return self.isa.dot(f, acc, a, w)
+            return self.isa.weight_dot(f, acc, a, w)
         wide = vector_of("i16", self.block // 2)
         return f.add(acc, pmaddwd(f, f.convert("bitcast", a, wide), f.convert("bitcast", w, wide)))
 

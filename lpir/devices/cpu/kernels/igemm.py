@@ -143,9 +143,9 @@ class IntGemm:
         return self.kernel.words(values)
 
 
-def init_vector(packed: PackedWeights, zero_point: int) -> Array:
+def init_vector(isa: Isa, packed: PackedWeights, zero_point: int) -> Array:
     """int32, a lane each: what a sum starts from, so that it counts `x - zero_point`."""
-    return (-zero_point * packed.sums.astype(np.int64)).astype(np.int32)
+    return ((isa.shift - zero_point) * packed.sums.astype(np.int64)).astype(np.int32)
 
 
 def build(
@@ -166,9 +166,7 @@ def build(
     """
     steps = len(taps) * -(-channels // 4)
     ops = sum(1 for e in epilogue.expr.walk() if e.args)
-    dot_cost = 1.0 if isa.proof == "vpdpbusd" else 2.2 if isa.is_x86 else 12.0
-    spare = 1 if isa.proof == "vpdpbusd" else 3
-    tile = tile or tiling.choose_tile(isa, m, n, steps, dot_cost, ops + 2.0, spare)
+    tile = tile or tiling.choose_tile(isa, m, n, steps, isa.dot_cost, ops + 2.0, isa.spare)
     form = _Form(
         affine=len(taps) == 1 and isa.exact,
         unroll=_unroll(tile, steps) if isa.exact else 1,
@@ -303,7 +301,9 @@ class _Printer:
                     # a row's bytes are read right before they are used: they need a register only here
                     a = self._four(pointer, offset, 4 * u if form.affine else 0)
                     own = sums[r * len(weights) : (r + 1) * len(weights)]
-                    k.next += [self.isa.dot(f, total, a, weight) for total, weight in zip(own, weights, strict=True)]
+                    k.next += [
+                        self.isa.weight_dot(f, total, a, weight) for total, weight in zip(own, weights, strict=True)
+                    ]
         return k.results
 
     def _wide_steps(self, pointers: list[Value], first: Value, last: Value, sums: list[Value]) -> list[Value]:
