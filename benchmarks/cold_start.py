@@ -104,7 +104,7 @@ def report(runs: int, threads: int, folder: Path) -> dict[str, Any]:
     from benchmarks.prepare import prepare
     from lpir.demo.photos import photos
 
-    files = prepare(NETWORK, folder, [p.input() for p in photos()])
+    files = prepare(NETWORK, folder, [(p.input(),) for p in photos()])
     paths = {"lpir": files.nncf, CACHED: files.nncf, "OpenVINO": files.nncf, "ONNX Runtime": files.onnx_int8}
     phases: dict[str, list[dict[str, float]]] = {engine: [] for engine in ENGINES}
     for index in range(runs + 1):

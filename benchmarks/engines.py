@@ -36,8 +36,8 @@ class Engine(ABC):
         return f"{self.maker} {self.precision}"
 
     @abstractmethod
-    def bind(self, x: Array) -> None:
-        """Sets the input of later runs."""
+    def bind(self, *inputs: Array) -> None:
+        """Sets the inputs of later runs."""
 
     @abstractmethod
     def run(self) -> None:
@@ -47,8 +47,8 @@ class Engine(ABC):
     def output(self) -> Array:
         """The only output of the last run."""
 
-    def infer(self, x: Array) -> Array:
-        self.bind(x)
+    def infer(self, *inputs: Array) -> Array:
+        self.bind(*inputs)
         self.run()
         return np.array(self.output())
 
@@ -74,8 +74,9 @@ class Lpir(Engine):
         self.compiled = lpir.compile_model(path, "REFERENCE" if exact else "CPU", {} if exact else config)
         self.request = self.compiled.create_infer_request()
 
-    def bind(self, x: Array) -> None:
-        self.request.set_input_tensor(x)
+    def bind(self, *inputs: Array) -> None:
+        for i, x in enumerate(inputs):
+            self.request.set_input_tensor(i, x)
 
     def run(self) -> None:
         self.request.infer()
@@ -112,8 +113,9 @@ class OpenVino(Engine):
         self.request.set_output_tensor(ov.Tensor(self.result, shared_memory=True))
         self._tensor = ov.Tensor
 
-    def bind(self, x: Array) -> None:
-        self.request.set_input_tensor(self._tensor(x, shared_memory=True))
+    def bind(self, *inputs: Array) -> None:
+        for i, x in enumerate(inputs):
+            self.request.set_input_tensor(i, self._tensor(x, shared_memory=True))
 
     def run(self) -> None:
         self.request.infer(share_outputs=True)
@@ -144,10 +146,12 @@ class OnnxRuntime(Engine):
 
     key = "onnxruntime"
 
-    def __init__(self, precision: str, path: Path, threads: int, exact: bool = False) -> None:
+    def __init__(
+        self, precision: str, path: Path, threads: int, exact: bool = False, maker: str = "ONNX Runtime"
+    ) -> None:
         import onnxruntime as ort
 
-        super().__init__("ONNX Runtime", precision, path, threads, exact)
+        super().__init__(maker, precision, path, threads, exact)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -159,10 +163,10 @@ class OnnxRuntime(Engine):
         self.result = ort.OrtValue.ortvalue_from_shape_and_type(self.session.get_outputs()[0].shape, np.float32)
         self.binding.bind_ortvalue_output(self.session.get_outputs()[0].name, self.result)
 
-    def bind(self, x: Array) -> None:
-        name = self.session.get_inputs()[0].name
-        self.input = self.value.ortvalue_from_numpy(x)
-        self.binding.bind_ortvalue_input(name, self.input)
+    def bind(self, *inputs: Array) -> None:
+        self.inputs = [self.value.ortvalue_from_numpy(x) for x in inputs]
+        for given, value in zip(self.session.get_inputs(), self.inputs, strict=True):
+            self.binding.bind_ortvalue_input(given.name, value)
 
     def run(self) -> None:
         self.session.run_with_iobinding(self.binding)

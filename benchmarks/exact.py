@@ -15,16 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.engines import ENGINES, ISA_LIMIT, Array
+from benchmarks.samples import Inputs
 
 
-def exact_outputs(engine: str, path: Path, inputs: list[Array]) -> list[Array]:
+def exact_outputs(engine: str, path: Path, inputs: list[Inputs]) -> list[Array]:
     """One output for each input; kept beside `path` for later calls with as many inputs."""
     kept = path.with_suffix(f".{engine}.exact{len(inputs)}.npy")
     if not kept.exists() or kept.stat().st_mtime < path.stat().st_mtime:
         environment = {k: v for k, v in os.environ.items() if k != ISA_LIMIT}
         with tempfile.TemporaryDirectory() as folder:
-            given = Path(folder) / "inputs.npy"
-            np.save(given, np.stack(inputs))
+            given = Path(folder) / "inputs.npz"
+            np.savez(given, *(np.stack(arrays) for arrays in zip(*inputs, strict=True)))
             command = [sys.executable, "-m", "benchmarks.exact", engine, str(path), str(given), str(kept)]
             subprocess.run(command, check=True, env=environment)
     return list(np.load(kept))
@@ -33,7 +34,8 @@ def exact_outputs(engine: str, path: Path, inputs: list[Array]) -> list[Array]:
 def main() -> None:
     engine, path, given, kept = sys.argv[1:]
     loaded = ENGINES[engine]("INT8", Path(path), 1, True)
-    np.save(kept, np.stack([loaded.infer(x) for x in np.load(given)]))
+    inputs = np.load(given)
+    np.save(kept, np.stack([loaded.infer(*x) for x in zip(*(inputs[name] for name in inputs.files), strict=True)]))
 
 
 if __name__ == "__main__":

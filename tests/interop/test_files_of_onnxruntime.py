@@ -22,7 +22,7 @@ def test_mobilenet_in_qdq(
 ) -> None:
     files = Files(tmp_path, "mobilenet_v2")
     export_onnx(float_model("mobilenet_v2"), files.onnx)
-    write_onnx_int8(files, pictures[:CALIBRATION])
+    write_onnx_int8(files, [(x,) for x in pictures[:CALIBRATION]])
     # without its optimizations ONNX Runtime computes Q and DQ as they are written
     theirs = OnnxRuntime("INT8", files.onnx_int8, 1, exact=True)
     model = lpir.read_model(files.onnx_int8)
