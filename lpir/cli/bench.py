@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lpir.cli._layers import layer_lines
 from lpir.cli._options import AsIs, Config, Device, Isa, ModelPath, Shapes, Threads, configuration, load
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ def command(
     model: ModelPath,
     device: Device = "CPU",
     seconds: Annotated[float, typer.Option(metavar="SECONDS", min=0.01, max=3600, help="How long to measure.")] = 5.0,
-    layers: Annotated[bool, typer.Option("--layers", help="Show the time of each operation too.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Show the time of each operation too, and what it could be.")
+    ] = False,
     shape: Shapes = None,
     threads: Threads = 0,
     isa: Isa = "auto",
@@ -57,7 +60,7 @@ def command(
     _print_times(times, found.inputs[0].shape.to_static()[0] if _has_batch(found) else 1)
     if layers:
         profiled = lpir.compile_model(found, device, {**configuration(threads, isa, as_is, config), "PERF_COUNT": True})
-        _print_layers(profiled.create_infer_request(), inputs)
+        print("\n".join(["", *layer_lines(profiled.create_infer_request(), inputs, 2 * FEWEST_RUNS)]))
 
 
 def measure(request: InferRequest, inputs: Any, seconds: float) -> list[float]:
@@ -98,18 +101,3 @@ def _print_times(times: list[float], batch: int) -> None:
     )
     items = f", {1e3 * batch / median:.1f} items/s in batches of {batch}" if batch > 1 else ""
     print(f"throughput  {1e3 / median:.1f} inferences/s{items}")
-
-
-def _print_layers(request: InferRequest, inputs: Any) -> None:
-    """The median time of each operation, and its share."""
-    import numpy as np
-
-    runs = []
-    for _ in range(2 * FEWEST_RUNS):
-        request.infer(inputs)
-        runs.append([info.real_time.total_seconds() * 1e3 for info in request.get_profiling_info()])
-    medians = np.median(runs, axis=0)
-    total = max(float(medians.sum()), 1e-9)
-    print(f"\n{'ms':>9} {'share':>6}  kernel                    operation")
-    for info, time_ms in zip(request.get_profiling_info(), medians, strict=True):
-        print(f"{time_ms:9.4f} {time_ms / total:6.1%}  {info.exec_type:24}  {info.node_name}")

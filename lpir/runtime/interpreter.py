@@ -64,7 +64,7 @@ class InterpreterRunner(Runner):
             values.update((id(v), r) for v, r in zip(node.outputs, results, strict=False))
             if exe.profile:
                 seconds = time.perf_counter() - start
-                self.times.append(ProfilingInfo.of(node.name, node.op.type_name, "eval", seconds))
+                self.times.append(ProfilingInfo(node.name, node.op.type_name, "eval", seconds))
             for key in dying:
                 values.pop(key, None)
         return [values[id(r.inputs[0])].copy(order="C") for r in exe.model.results]

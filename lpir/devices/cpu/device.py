@@ -17,6 +17,7 @@ from lpir.devices.cpu.plan import NativeSegment, Plan, Planner
 from lpir.devices.cpu.run import CpuRunner, code_for, compile_steps
 from lpir.devices.cpu.split import SplitExecutable, split
 from lpir.devices.cpu.threads import threads_and_streams
+from lpir.devices.cpu.work import work
 from lpir.errors import InputError, UnsupportedError
 from lpir.ir.model import Model
 from lpir.ir.op import Array
@@ -73,7 +74,7 @@ class CpuExecutable(Executable):
         self.model, self.options = model, options
         self.lowered = pipeline.lower(prepared, options.low_precision)
         # waking other threads takes longer than all the work of a tiny model
-        self.threads = options.threads if pipeline.work(self.lowered) > ONE_THREAD else 1
+        self.threads = options.threads if work(self.lowered) > ONE_THREAD else 1
         self._code = code_for(options.isa)
         # functions that nothing before this plan needed
         self.compiled_kernels = 0
@@ -88,7 +89,8 @@ class CpuExecutable(Executable):
 
     def create_runner(self) -> Runner:
         self._runners += 1
-        return CpuRunner(self.plan, self.addresses, self.threads, self._runners % self.options.streams)
+        stream = self._runners % self.options.streams
+        return CpuRunner(self.plan, self.addresses, self.options.isa, self.threads, stream)
 
     def explain(self) -> Explanation:
         return explain_plan(self.model, self.lowered, self.plan, self.options.isa)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from lpir.errors import ModelError
@@ -45,17 +44,3 @@ def lower(model: Model, low_precision: bool) -> Model:
     if not is_static(model):
         raise ModelError("the model has shapes that depend on its values")
     return lower_model(model, low_precision=low_precision)
-
-
-def work(model: Model) -> int:
-    """About how many multiplications or element accesses an inference of a lowered model takes."""
-    total = 0
-    for node in model.nodes():
-        sizes = [math.prod(v.shape.to_static()) for v in (*node.inputs, *node.outputs)]
-        if node.op.type_name == "LoweredConvolution":
-            total += sizes[-1] * sizes[1] // max(node.inputs[1].shape.to_static()[-1], 1)
-        elif node.op.type_name == "LoweredMatMul":
-            total += sizes[-1] * node.inputs[0].shape.to_static()[-1]
-        elif node.op.type_name not in ("Parameter", "Constant", "Result"):
-            total += max(sizes)
-    return total

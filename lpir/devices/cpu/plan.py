@@ -12,6 +12,7 @@ import numpy as np
 from lpir.devices.cpu.codegen.abi import Ref
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import Kernel, Step
+from lpir.devices.cpu.profile import STAMP_BYTES, Stamps
 from lpir.devices.cpu.select import Choice, choose
 from lpir.errors import ModelError
 from lpir.ir.graph import Node, Value
@@ -45,10 +46,14 @@ class Slot:
 
 @dataclass
 class NativeSegment:
-    """Steps that run without Python between them. `nodes` names them, for the profile."""
+    """Steps that run without Python between them, and the nodes that they compute.
+
+    `first_stamp`: in a profiled plan, the number of the time at which the first node starts; each node ends with one.
+    """
 
     steps: list[Step] = field(default_factory=list)
-    nodes: list[tuple[Node, str]] = field(default_factory=list)
+    nodes: list[tuple[Node, Choice]] = field(default_factory=list)
+    first_stamp: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Callback:
     """A node that runs through its operation's `eval`."""
 
     node: Node
+    choice: Choice
     inputs: tuple[Slot | Array, ...]
     outputs: tuple[Slot, ...]
 
@@ -74,6 +80,8 @@ class Plan:
     constants: Array
     offsets: tuple[int, ...]
     choices: dict[str, tuple[Node, Choice]]
+    # where in the arena times are written, or None
+    stamps: Slot | None = None
 
     def address(self, ref: Ref, arena: int) -> int:
         """The address of a reference for a runner whose arena starts at `arena`."""
@@ -116,9 +124,9 @@ class Planner:
     """Builds a Plan; the `BuildContext` of the kernels."""
 
     def __init__(
-        self, model: Model, isa: Isa, threads: int, split: bool = False, ready: Callable[[Step], None] | None = None
+        self, model: Model, isa: Isa, threads: int, profile: bool = False, ready: Callable[[Step], None] | None = None
     ) -> None:
-        self.model, self.isa, self.threads, self.split = model, isa, threads, split
+        self.model, self.isa, self.threads = model, isa, threads
         # told of each step at once, so that code is compiled while later nodes are planned
         self.ready = ready
         self.order = [n for n in model.nodes() if n.op.type_name not in ("Parameter", "Result", "Constant")]
@@ -130,7 +138,11 @@ class Planner:
         self.store = ConstantStore()
         self.position = 0
         self.choices: dict[str, tuple[Node, Choice]] = {}
-        self.segments: list[NativeSegment | Node] = []
+        self.segments: list[NativeSegment | tuple[Node, Choice]] = []
+        self.stamps: Stamps | None = None
+        if profile:
+            self.blocks.append([0, 0, 0])
+            self.stamps = Stamps(0)
 
     def plan(self) -> Plan:
         """The plan. Raises ModelError when a node's reference fails while constants are folded."""
@@ -141,17 +153,20 @@ class Planner:
         for position, node in enumerate(self.order):
             self.position = position
             self._node(node)
+        if self.stamps:
+            self.blocks[self.stamps.buffer] = [STAMP_BYTES * self.stamps.count, 0, len(self.order)]
         placement = place([Block(*b) for b in self.blocks])
         constants = [self._constant_slot(r.inputs[0]) for r in self.model.results]
         slot = self._slotter(placement.offsets)
         return Plan(
-            segments=tuple(s if isinstance(s, NativeSegment) else self._callback(s, slot) for s in self.segments),
+            segments=tuple(s if isinstance(s, NativeSegment) else self._callback(*s, slot) for s in self.segments),
             inputs=tuple(slot(v) for v in self.model.inputs),
             outputs=tuple(c or slot(r.inputs[0]) for c, r in zip(constants, self.model.results, strict=True)),
             arena_size=placement.size,
             constants=self.store.pack(),
             offsets=placement.offsets,
             choices=self.choices,
+            stamps=self._stamp_slot(placement.offsets),
         )
 
     # -- what kernels ask
@@ -216,18 +231,30 @@ class Planner:
         self.choices[f"{node.name}#{self.position}"] = (node, choice)
         self._outputs(node, choice.kernel)
         if choice.kernel is None:
-            self.segments.append(node)
+            self.segments.append((node, choice))
             return
-        if self.split or not self.segments or not isinstance(self.segments[-1], NativeSegment):
-            self.segments.append(NativeSegment())
-        segment = self.segments[-1]
-        assert isinstance(segment, NativeSegment)
-        steps = choice.kernel.build(node, self.isa, self)
+        segment = self._segment()
+        self._add(segment, choice.kernel.build(node, self.isa, self))
+        if self.stamps:
+            self._add(segment, [self.stamps.step()])
+        segment.nodes.append((node, choice))
+
+    def _segment(self) -> NativeSegment:
+        """The native segment that goes on here."""
+        if self.segments and isinstance(self.segments[-1], NativeSegment):
+            return self.segments[-1]
+        segment = NativeSegment()
+        if self.stamps:
+            segment.first_stamp = self.stamps.count
+            self._add(segment, [self.stamps.step()])
+        self.segments.append(segment)
+        return segment
+
+    def _add(self, segment: NativeSegment, steps: Sequence[Step]) -> None:
         segment.steps += steps
         if self.ready:
             for step in steps:
                 self.ready(step)
-        segment.nodes.append((node, choice.name))
 
     def _outputs(self, node: Node, kernel: Kernel | None) -> None:
         taken = self._taken_over(node, kernel) if kernel else None
@@ -267,10 +294,15 @@ class Planner:
 
         return slot
 
-    def _callback(self, node: Node, slot: Any) -> Callback:
+    def _stamp_slot(self, offsets: Sequence[int]) -> Slot | None:
+        if self.stamps is None:
+            return None
+        return Slot(False, offsets[self.stamps.buffer], (self.stamps.count, 2), np.dtype(np.int64))
+
+    def _callback(self, node: Node, choice: Choice, slot: Any) -> Callback:
         known = [self._known(v) for v in node.inputs]
         inputs = tuple(slot(v) if a is None else a for v, a in zip(node.inputs, known, strict=True))
-        return Callback(node, inputs, tuple(slot(v) for v in node.outputs))
+        return Callback(node, choice, inputs, tuple(slot(v) for v in node.outputs))
 
 
 def _bytes(value: Value) -> int:

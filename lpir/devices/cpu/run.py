@@ -13,6 +13,7 @@ from lpir.devices.cpu.codegen.jit import Jit
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import Step
 from lpir.devices.cpu.plan import Callback, NativeSegment, Plan
+from lpir.devices.cpu.profile import Layer, intervals, profile
 from lpir.devices.cpu.threads import ThreadPool, pool_for
 from lpir.ir.op import Array
 from lpir.runtime.device import Runner
@@ -43,7 +44,8 @@ class BoundSegment:
     """A native segment whose references are addresses: one call runs all its steps."""
 
     def __init__(self, segment: NativeSegment, plan: Plan, addresses: dict[str, int], arena: Array) -> None:
-        self.segment = segment
+        self.layers = [Layer.of(*x) for x in segment.nodes] if plan.stamps else []
+        self.first_stamp = segment.first_stamp
         self.count = len(segment.steps)
         start = int(arena.ctypes.data)
         words: list[int] = []
@@ -63,20 +65,24 @@ class BoundCallback:
 
     def __init__(self, callback: Callback, arena: Array, constants: Array) -> None:
         self.node = callback.node
+        self.layer = Layer.of(callback.node, callback.choice)
+        self.seconds = 0.0
         self.inputs = [x if isinstance(x, np.ndarray) else x.view(arena, constants) for x in callback.inputs]
         self.outputs = [x.view(arena, constants) for x in callback.outputs]
 
     def run(self, variables: Variables) -> None:
         """Computes the node into the arena."""
+        start = time.perf_counter()
         for view, result in zip(self.outputs, evaluate_node(self.node, self.inputs, variables), strict=False):
             np.copyto(view, result)
+        self.seconds = time.perf_counter() - start
 
 
 class CpuRunner(Runner):
     """An arena, parameter words that point into it, and the segments in order."""
 
-    def __init__(self, plan: Plan, addresses: dict[str, int], threads: int, stream: int = 0) -> None:
-        self.threads, self.stream = threads, stream
+    def __init__(self, plan: Plan, addresses: dict[str, int], isa: Isa, threads: int, stream: int = 0) -> None:
+        self.isa, self.threads, self.stream = isa, threads, stream
         # one thread needs no company, so requests of one thread run side by side
         self.own_pool = ThreadPool(1) if threads == 1 else None
         self.variables = Variables()
@@ -90,38 +96,32 @@ class CpuRunner(Runner):
             else BoundSegment(s, plan, addresses, self.arena)
             for s in plan.segments
         ]
-        self.seconds = [0.0] * len(self.segments)
+        self.stamps = plan.stamps.view(self.arena, plan.constants) if plan.stamps else None
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         for view, array in zip(self.inputs, inputs, strict=True):
             np.copyto(view, array)
         pool = self.own_pool or pool_for(self.threads, self.stream)
-        if len(self.segments) == 1 and isinstance(self.segments[0], BoundSegment):
-            start = time.perf_counter()
-            pool.run(self.segments[0].address, self.segments[0].count)
-            self.seconds[0] = time.perf_counter() - start
-        else:
-            self._run_segments(pool)
-        return [view.copy() for view in self.outputs]
-
-    def _run_segments(self, pool: ThreadPool) -> None:
-        for index, segment in enumerate(self.segments):
-            start = time.perf_counter()
+        for segment in self.segments:
             if isinstance(segment, BoundSegment):
                 pool.run(segment.address, segment.count)
             else:
                 segment.run(self.variables)
-            self.seconds[index] = time.perf_counter() - start
+        return [view.copy() for view in self.outputs]
 
     def profiling_info(self) -> list[ProfilingInfo]:
-        info = []
-        for segment, seconds in zip(self.segments, self.seconds, strict=True):
-            if isinstance(segment, BoundCallback):
-                node, kernel = segment.node, "eval"
+        if self.stamps is None:
+            return []
+        layers, seconds = [], []
+        for segment in self.segments:
+            if isinstance(segment, BoundSegment):
+                first = segment.first_stamp
+                layers += segment.layers
+                seconds += intervals(self.stamps[first : first + len(segment.layers) + 1])
             else:
-                node, kernel = segment.segment.nodes[0]
-            info.append(ProfilingInfo.of(node.name, node.op.type_name, kernel, seconds))
-        return info
+                layers.append(segment.layer)
+                seconds.append(segment.seconds)
+        return profile(layers, seconds, self.constants.nbytes, self.isa.name, self.threads)
 
     def reset_state(self) -> None:
         self.variables.reset()

@@ -27,6 +27,7 @@ from lpir.devices.cpu.linker.library import shared_library
 from lpir.devices.cpu.linker.link import CONSTANTS, PAGE, R_64
 from lpir.devices.cpu.plan import CONSTANTS as CONSTANTS_BUFFER
 from lpir.devices.cpu.plan import Callback, NativeSegment, Plan, Slot
+from lpir.devices.cpu.profile import Layer
 from lpir.errors import UnsupportedError
 from lpir.ir.graph import Value
 from lpir.ir.model import Model, names_of
@@ -82,22 +83,17 @@ def header(model: Model, isa: Isa, prefix: str) -> str:
 
 
 def describe(model: Model, plan: Plan, isa: Isa, threads: int, explanation: Explanation) -> dict[str, Any]:
-    """What Python needs to know of a library: ports, segments, and what `explain` prints."""
-    segments = []
-    first = 0
-    for segment in plan.segments:
-        assert isinstance(segment, NativeSegment)
-        node, kernel = segment.nodes[0] if segment.nodes else (None, "")
-        name, kind = (node.name, node.op.type_name) if node else ("", "")
-        segments.append([first, len(segment.steps), name, kind, kernel])
-        first += len(segment.steps)
+    """What Python needs to know of a library: ports, what `explain` prints, and what a profile does."""
+    nodes = [n for g in plan.segments if isinstance(g, NativeSegment) for n in g.nodes]
+    profile = {"offset": plan.stamps.offset, "layers": [Layer.of(*n).facts() for n in nodes]} if plan.stamps else None
     return {
         "name": model.name,
         "isa": isa.name,
         "threads": threads,
+        "constants": plan.constants.nbytes,
         "inputs": [_port(v, s) for v, s in zip(model.inputs, plan.inputs, strict=True)],
         "outputs": [_port(v, s) for v, s in zip(model.outputs, plan.outputs, strict=True)],
-        "segments": segments,
+        "profile": profile,
         "explain": explanation.to_dict(),
     }
 

@@ -8,7 +8,6 @@ import math
 import mmap
 import os
 import sys
-import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,7 +100,6 @@ class LibraryExecutable(Executable):
         info = library.info
         threads, self.streams = threads_and_streams(config)
         self.threads = min(int(info["threads"]), threads)
-        self.has_profile = len(info["segments"]) > 1
         self._runners = 0
 
     def create_runner(self) -> Runner:
@@ -149,9 +147,8 @@ class LibraryRunner(Runner):
         # at the end of the process a thread may still look at it
         weakref.finalize(self, call["destroy"], request).atexit = False
         self.own_pool = ThreadPool(1) if threads == 1 else None
-        self.steps = (ctypes.c_uint64 * len(REQUEST)).from_address(request)[REQUEST.index("steps")]
-        self.segments: list[tuple[int, int]] = [(first, count) for first, count, *_ in library.info["segments"]]
-        self.seconds = [0.0] * len(self.segments)
+        words = dict(zip(REQUEST, (ctypes.c_uint64 * len(REQUEST)).from_address(request), strict=True))
+        self.steps, self.count, self.arena = words["steps"], words["steps_count"], words["arena"]
         self.inputs, self.outputs = (
             [_view(call[f"{w}_data"](request, i), p) for i, p in enumerate(library.info[f"{w}s"])]
             for w in ("input", "output")
@@ -161,15 +158,19 @@ class LibraryRunner(Runner):
         for view, array in zip(self.inputs, inputs, strict=True):
             np.copyto(view, array)
         pool = self.own_pool or pool_for(self.threads, self.stream)
-        for index, (first, count) in enumerate(self.segments):
-            start = time.perf_counter()
-            pool.run(self.steps + 16 * first, count)
-            self.seconds[index] = time.perf_counter() - start
+        pool.run(self.steps, self.count)
         return [view.copy() for view in self.outputs]
 
     def profiling_info(self) -> list[ProfilingInfo]:
-        rows = zip(self.library.info["segments"], self.seconds, strict=True)
-        return [ProfilingInfo.of(name, kind, kernel, seconds) for (_, _, name, kind, kernel), seconds in rows]
+        info = self.library.info
+        if info["profile"] is None:
+            return []
+        # models that nobody measures start without this
+        from lpir.devices.cpu.profile import Layer, intervals, profile
+
+        layers = [Layer.read(facts) for facts in info["profile"]["layers"]]
+        stamps = _view(self.arena + info["profile"]["offset"], {"shape": (len(layers) + 1, 2), "type": "i64"})
+        return profile(layers, intervals(stamps), info["constants"], info["isa"], self.threads)
 
 
 def _view(address: int, port: Mapping[str, Any]) -> Array:

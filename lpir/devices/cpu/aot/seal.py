@@ -18,7 +18,7 @@ from lpir.devices.cpu.codegen.executor import executor_text
 from lpir.errors import FileError
 
 # of the tables, the C interface and the description; changes of the executor count by themselves
-LAYOUT = 1
+LAYOUT = 2
 FORMAT = LAYOUT << 32 | zlib.crc32(executor_text().encode())
 MAGIC = b"lpirAOT\n"
 # magic, format, bytes of the library, maker, key, checksum of all before it

@@ -36,11 +36,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def refuse(node: Node, isa: Isa) -> str | None:
     """Why a product of inputs 0 and 1 is not float32 or has an epilogue that cannot be printed, or None."""
-    for value in node.inputs[:2]:
+    for number, value in enumerate(node.inputs[:2]):
         if value.element_type != f32:
-            return f"{value.name} is {value.element_type}, not f32"
+            return f"input {number} is {value.element_type}, not f32"
         if math.prod(value.shape.to_static()) >= 1 << 29:
-            return f"{value.name} is larger than 2 GiB"
+            return f"input {number} is larger than 2 GiB"
     op = node.op
     assert isinstance(op, LoweredConvolution | LoweredMatMul)
     shape = node.inputs[0].shape.to_static()

@@ -1,0 +1,159 @@
+"""How fast this machine can be, measured: products of codes, of floats, and reading memory.
+
+    line = roofline("avx2", threads=2)
+    line.bound(work_of(node), constants=3_500_000)       # Bound(seconds=..., by="vpmaddubsw", rate=...)
+
+The loops are those of a matrix product whose operands never leave the first cache, and of a sum over a buffer; both
+run on all threads at once, and the best of a few runs counts. They take some 70 ms, once a process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lpir.devices.cpu.codegen.abi import Kernel
+from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
+from lpir.devices.cpu.codegen.jit import Jit
+from lpir.devices.cpu.isa import Isa, by_name
+from lpir.devices.cpu.threads import ThreadPool
+from lpir.devices.cpu.work import Work
+from lpir.ir.op import Array
+from lpir.runtime.memory import allocate
+from lpir.runtime.profile import Bound
+
+# bytes that one thread reads over and over: what fits into the first, the second, the third cache, or none
+READS = (16 << 10, 256 << 10, 1 << 20, 2 << 20, 3 << 20, 4 << 20, 8 << 20, 32 << 20)
+# k-steps of the product, for which both operands fit into the first cache
+STEPS = 64
+MEASURED_S = 1e-3
+RUNS = 5
+
+Dot = Callable[[Function, Value, Value, Value], Value]
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """What `threads` threads do together at most: multiply-adds a second, and bytes a second by bytes of a thread."""
+
+    instruction: str
+    threads: int
+    dot: float
+    fma: float
+    reads: tuple[tuple[int, float], ...]
+
+    def bound(self, work: Work, constants: int) -> Bound:
+        """The least time for some work of a model with so many bytes of constants.
+
+        Tensors may lie in the smallest cache that holds them; of constants, what does not fit into a cache together is
+        gone from it when an inference comes back to it.
+        """
+        arithmetic = work.int8 / self.dot + work.float32 / self.fma
+        memory = work.tensors / self.bandwidth(work.tensors) + work.constants / self.bandwidth(constants)
+        if memory >= arithmetic:
+            return Bound(memory, "memory", work.nbytes / memory if memory else self.bandwidth(0))
+        return Bound(arithmetic, self.instruction if work.int8 >= work.float32 else "fma", work.macs / arithmetic)
+
+    def bandwidth(self, nbytes: int) -> float:
+        """Bytes a second for so many bytes, shared by the threads: of the next smaller size that was measured."""
+        fitting = [rate for size, rate in self.reads if size * self.threads <= nbytes]
+        return fitting[-1] if fitting else self.reads[0][1]
+
+
+@functools.cache
+def roofline(isa_name: str, threads: int) -> Roofline:
+    """The bounds of an instruction set that this machine has, measured at the first call."""
+    isa = by_name(isa_name)
+    jit = Jit(isa)
+    # the fastest of those whose sums fit into the registers
+    rows, vectors = (8, 3) if isa.registers >= 32 else (6, 2) if isa.exact else (5, 2)
+    kernels = [
+        product(isa, "peak_dot", vector_of("i32", isa.lanes()), isa.dot, rows, vectors),
+        product(isa, "peak_fma", vector_of("float", isa.lanes()), _fma, rows, vectors),
+        reading(isa),
+    ]
+    for kernel in kernels:
+        jit.add(kernel.symbol, kernel.text)
+    addresses = jit.compile()
+    dot, fma, read = (addresses[kernel.symbol] for kernel in kernels)
+    pool = ThreadPool(threads)
+    try:
+        cells = STEPS * rows * vectors * isa.lanes() * threads
+        width = STEPS * vectors * isa.bits // 8
+        memory = allocate(threads * max(READS))
+        # pages that nobody wrote are all one page
+        memory.fill(0x3F)
+        run = functools.partial(_rate, pool, memory)
+        return Roofline(
+            instruction=isa.proof or "dot",
+            threads=threads,
+            dot=4 * cells * run(dot, width),
+            fma=cells * run(fma, width),
+            reads=tuple((size, size * threads * run(read, size)) for size in READS),
+        )
+    finally:
+        pool.close()
+
+
+def product(isa: Isa, name: str, kind: str, dot: Dot, rows: int, vectors: int) -> Kernel:
+    """`rounds` times STEPS k-steps of a register tile: 32 bits of a row in every lane, by a vector a column."""
+    f = Function(name, {"memory": "ptr", "stride": "i64", "rounds": "i64"}, optimize=False)
+    base = f.gep(f.p["memory"], f.mul(f.tid, f.p["stride"]))
+    bytes_of = vector_of("i8", 4 * isa.lanes())
+    operand = kind if kind == vector_of("float", isa.lanes()) else bytes_of
+    sums = [f.zeros(kind)] * (rows * vectors)
+    with f.loop(0, f.p["rounds"], carried=sums, nonempty=True, name="round") as outer:
+        with f.loop(0, STEPS, carried=outer.values, nonempty=True, name="step") as k:
+            at = f.gep(base, f.mul(k.index, vectors * isa.bits // 8))
+            weights = [f.load(operand, f.gep(at, v * isa.bits // 8), 1) for v in range(vectors)]
+            k.next = []
+            for row in range(rows):
+                four = f.load("i32", f.gep(f.gep(base, f.mul(k.index, 4)), row * 4 * STEPS), 1)
+                x = f.convert("bitcast", f.splat(four, isa.lanes()), operand)
+                own = k.values[row * vectors : (row + 1) * vectors]
+                k.next += [dot(f, total, x, w) for total, w in zip(own, weights, strict=True)]
+        outer.next = k.results
+    _keep(f, base, outer.results)
+    return f.kernel()
+
+
+def reading(isa: Isa, streams: int = 8) -> Kernel:
+    """`rounds` times the sum of `stride` bytes, `streams` vectors at once."""
+    f = Function("peak_read", {"memory": "ptr", "stride": "i64", "rounds": "i64"}, optimize=False)
+    base = f.gep(f.p["memory"], f.mul(f.tid, f.p["stride"]))
+    kind = vector_of("i32", isa.lanes())
+    width = isa.bits // 8
+    with f.loop(0, f.p["rounds"], carried=[f.zeros(kind)] * streams, nonempty=True, name="round") as outer:
+        with f.loop(0, f.p["stride"], streams * width, carried=outer.values, nonempty=True, name="at") as i:
+            at = f.gep(base, i.index)
+            i.next = [f.add(x, f.load(kind, f.gep(at, s * width), width)) for s, x in enumerate(i.values)]
+        outer.next = i.results
+    _keep(f, base, outer.results)
+    return f.kernel()
+
+
+def _fma(f: Function, total: Value, x: Value, w: Value) -> Value:
+    return f.intrinsic("llvm.fma", total.type, x, w, total)
+
+
+def _keep(f: Function, at: Value, values: list[Value]) -> None:
+    """Writes the sum of all, so that nothing of the loop can be left out."""
+    add = f.fadd if values[0].element == "float" else f.add
+    f.store(functools.reduce(add, values), at, 1)
+
+
+def _rate(pool: ThreadPool, memory: Array, function: int, stride: int) -> float:
+    """Rounds a second of a function, the best of a few runs of about MEASURED_S."""
+    words = (ctypes.c_uint64 * 3)(int(memory.ctypes.data), stride, 1)
+    step = (ctypes.c_uint64 * 2)(function, ctypes.addressof(words))
+    best = 0.0
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        pool.run(ctypes.addressof(step), 1)
+        seconds = time.perf_counter() - start
+        best = max(best, words[2] / seconds)
+        words[2] = max(1, int(best * MEASURED_S))
+    return best
