@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,10 @@ class Node:
 
     __slots__ = ("_inputs", "bodies", "name", "op", "outputs", "reasons", "rt_info", "source")
 
-    def __init__(self, op: Op, inputs: Iterable[Value] = (), name: str = "") -> None:
+    def __init__(
+        self, op: Op, inputs: Iterable[Value] = (), name: str = "", types: Sequence[TensorType] | None = None
+    ) -> None:
+        """`types`: of the outputs, where they are known already; else they are inferred."""
         self.op = op
         self.name = name or op.type_name
         self.rt_info: dict[str, Any] = {}
@@ -111,7 +114,10 @@ class Node:
             self._inputs.append(value)
             value._uses[(id(self), index)] = Use(self, index)
         self.outputs: list[Value] = []
-        self.infer()
+        if types is None:
+            self.infer()
+        else:
+            self.outputs = [Value(self, i, t) for i, t in enumerate(types)]
 
     @property
     def inputs(self) -> tuple[Value, ...]:

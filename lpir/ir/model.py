@@ -107,9 +107,10 @@ class Model:
             raise
 
     def clone(self, replace: Callable[[Node, list[Value]], list[Value] | None] | None = None) -> Model:
-        """A copy that shares only operations (immutable) and constant data.
+        """A copy that shares only operations (immutable) and constant data; types stay as they are.
 
-        `replace(node, new_inputs)` may give the values that stand for a node's outputs in the copy.
+        `replace(node, new_inputs)` may give the values that stand for a node's outputs in the copy; then types are
+        inferred.
         """
         values: dict[int, list[Value]] = {}
         copies: dict[int, Node] = {}
@@ -119,7 +120,7 @@ class Model:
             if given is not None:
                 values[id(node)] = given
                 continue
-            copies[id(node)] = copy_node(node, inputs)
+            copies[id(node)] = copy_node(node, inputs, keep_types=replace is None)
             values[id(node)] = copies[id(node)].outputs
         model = Model(
             [copies[id(n)] for n in self.results],
@@ -162,9 +163,12 @@ class Model:
         return f"<Model '{self.name}'\ninputs: {ins}\noutputs: {outs}>"
 
 
-def copy_node(node: Node, inputs: Iterable[Value]) -> Node:
-    """The same operation on other inputs, with names, rt_info and quantization kept."""
-    copy = Node(node.op, inputs, node.name)
+def copy_node(node: Node, inputs: Iterable[Value], keep_types: bool = False) -> Node:
+    """The same operation on other inputs, with names, rt_info and quantization kept.
+
+    `keep_types`: the inputs have the same types as before, so nothing is inferred.
+    """
+    copy = Node(node.op, inputs, node.name, [v.type for v in node.outputs] if keep_types else None)
     copy.rt_info = dict(node.rt_info)
     copy.reasons = list(node.reasons)
     copy.source = list(node.source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Union
@@ -35,6 +36,8 @@ class Dimension:
 
     def merge(self, other: Dimension) -> Dimension | None:
         """The lengths that both allow, or None if there are none."""
+        if self is other:
+            return self
         his = [h for h in (self.hi, other.hi) if h is not None]
         lo, hi = max(self.lo, other.lo), min(his) if his else None
         return None if hi is not None and hi < lo else Dimension(lo, hi)
@@ -51,8 +54,8 @@ class Dimension:
         return Dimension(self.lo + other.lo, None if self.hi is None or other.hi is None else self.hi + other.hi)
 
     def __mul__(self, other: Dimension) -> Dimension:
-        if Dimension(0, 0) in (self, other):
-            return Dimension(0, 0)
+        if NONE in (self, other):
+            return NONE
         return Dimension(self.lo * other.lo, None if self.hi is None or other.hi is None else self.hi * other.hi)
 
     def __str__(self) -> str:
@@ -65,7 +68,13 @@ class Dimension:
     __repr__ = __str__
 
 
-ANY = Dimension()
+ANY, NONE, ONE = Dimension(), Dimension(0, 0), Dimension(1, 1)
+
+
+@functools.lru_cache(4096)
+def _static(length: int) -> Dimension:
+    """One object a length: comparing two of them is quick."""
+    return Dimension(length, length)
 
 
 def as_dimension(value: DimensionLike) -> Dimension:
@@ -81,7 +90,7 @@ def as_dimension(value: DimensionLike) -> Dimension:
     length = int(value)
     if length < -1:
         raise InputError(f"a dimension cannot be {length}; use -1 for an unknown one")
-    return ANY if length == -1 else Dimension(length, length)
+    return ANY if length == -1 else _static(length)
 
 
 def _parse_dimension(text: str) -> Dimension:
@@ -100,11 +109,16 @@ def _parse_dimension(text: str) -> Dimension:
 class PartialShape:
     """A tuple of dimensions, or an unknown rank (`dims` is None). Immutable."""
 
-    __slots__ = ("dims",)
+    __slots__ = ("_lengths", "dims")
     dims: tuple[Dimension, ...] | None
+    # of a static shape: asked for more often than anything else
+    _lengths: tuple[int, ...] | None
 
     def __init__(self, dims: Iterable[Dimension] | None) -> None:
-        object.__setattr__(self, "dims", None if dims is None else tuple(dims))
+        found = None if dims is None else tuple(dims)
+        lengths = () if found is None else tuple([d.lo for d in found if d.lo == d.hi])
+        object.__setattr__(self, "dims", found)
+        object.__setattr__(self, "_lengths", lengths if found is not None and len(lengths) == len(found) else None)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("PartialShape is immutable")
@@ -134,7 +148,7 @@ class PartialShape:
 
     @property
     def is_static(self) -> bool:
-        return self.dims is not None and all(d.is_static for d in self.dims)
+        return self._lengths is not None
 
     def known(self) -> tuple[Dimension, ...]:
         """The dimensions of a shape of known rank. Raises ModelError otherwise."""
@@ -144,9 +158,9 @@ class PartialShape:
 
     def to_static(self) -> tuple[int, ...]:
         """The lengths. Raises ModelError if one is dynamic."""
-        if not self.is_static:
+        if self._lengths is None:
             raise ModelError(f"shape {self} is dynamic; give the model static input shapes first")
-        return tuple(d.lo for d in self.known())
+        return self._lengths
 
     def merge(self, other: PartialShape) -> PartialShape | None:
         """The shapes that both allow, or None if there are none."""
@@ -189,10 +203,10 @@ class PartialShape:
 
 def broadcast_dimension(a: Dimension, b: Dimension) -> Dimension | None:
     """NumPy's rule for one dimension, or None if the two can never go together."""
-    if a == Dimension(1, 1):
-        return b
-    if b == Dimension(1, 1):
+    if a is b or b == ONE:
         return a
+    if a == ONE:
+        return b
     if a.lo > 1 and b.lo > 1:
         return a.merge(b)
     if a.lo > 1:
@@ -206,10 +220,12 @@ def broadcast(*shapes: PartialShape) -> PartialShape:
     """NumPy's broadcast of all shapes. Raises ModelError if they do not go together."""
     if any(s.dims is None for s in shapes):
         return PartialShape(None)
+    if shapes and all(s.dims == shapes[0].dims for s in shapes):
+        return shapes[0]
     rank = max((len(s) for s in shapes), default=0)
     out: list[Dimension] = []
     for axis in range(-rank, 0):
-        dim = Dimension(1, 1)
+        dim = ONE
         for s in shapes:
             if len(s) >= -axis:
                 found = broadcast_dimension(dim, s[axis])

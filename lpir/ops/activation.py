@@ -25,7 +25,6 @@ def sigmoid(x: Expr) -> Expr:
 
 
 @op
-@dataclass(frozen=True)
 class Relu(Unary):
     """`max(x, 0)` (opset1)."""
 
@@ -34,7 +33,6 @@ class Relu(Unary):
 
 
 @op
-@dataclass(frozen=True)
 class Sigmoid(FloatUnary):
     """`1 / (1 + e^-x)` (opset1)."""
 
@@ -88,7 +86,6 @@ class Gelu(FloatUnary):
 
 
 @op
-@dataclass(frozen=True)
 class Swish(ElementwiseOp):
     """`x / (1 + e^(-beta x))` (opset4); beta is an optional scalar input, 1 without it."""
 
@@ -116,7 +113,6 @@ class Swish(ElementwiseOp):
 
 
 @op
-@dataclass(frozen=True)
 class HSwish(FloatUnary):
     """`x * min(max(x + 3, 0), 6) / 6` (opset4)."""
 
@@ -128,7 +124,6 @@ class HSwish(FloatUnary):
 
 
 @op
-@dataclass(frozen=True)
 class HSigmoid(FloatUnary):
     """`min(max(x + 3, 0), 6) / 6` (opset5)."""
 
@@ -141,7 +136,6 @@ class HSigmoid(FloatUnary):
 
 
 @op
-@dataclass(frozen=True)
 class Mish(FloatUnary):
     """`x * tanh(ln(1 + e^x))` (opset4).
 
@@ -161,7 +155,6 @@ class Mish(FloatUnary):
 
 
 @op
-@dataclass(frozen=True)
 class SoftPlus(FloatUnary):
     """`ln(1 + e^x)` (opset4), as `max(x, 0) + ln(1 + e^-|x|)`, which cannot overflow."""
 
@@ -174,7 +167,6 @@ class SoftPlus(FloatUnary):
 
 
 @op
-@dataclass(frozen=True)
 class SoftSign(FloatUnary):
     """`x / (1 + |x|)` (opset9)."""
 
@@ -216,7 +208,6 @@ class Clamp(Unary):
         ]
 
 
-@dataclass(frozen=True)
 class Parametric(ElementwiseOp):
     """`f(x, parameters...)` with scalar parameters that are inputs."""
 
@@ -237,7 +228,6 @@ class Parametric(ElementwiseOp):
 
 
 @op
-@dataclass(frozen=True)
 class HardSigmoid(Parametric):
     """`min(max(alpha x + beta, 0), 1)` (opset1); inputs x, alpha, beta."""
 
@@ -254,7 +244,6 @@ class HardSigmoid(Parametric):
 
 
 @op
-@dataclass(frozen=True)
 class Selu(Parametric):
     """`lambda * (x if x > 0 else alpha * (e^x - 1))` (opset1); inputs x, alpha, lambda."""
 
@@ -271,7 +260,6 @@ class Selu(Parametric):
 
 
 @op
-@dataclass(frozen=True)
 class PRelu(ElementwiseOp):
     """`x if x >= 0 else slope * x` (opset1).
 

@@ -16,7 +16,6 @@ from lpir.scalar.evaluate import evaluate
 from lpir.scalar.expr import Expr, cast, input_
 
 
-@dataclass(frozen=True)
 class ElementwiseOp(Op):
     """Base of operations that compute every output element from one element of each input."""
 
@@ -46,7 +45,6 @@ def rounded_once(expr: Callable[..., Expr], *leaves: Expr) -> Expr:
     return cast(result, own) if result.type == f32 else result
 
 
-@dataclass(frozen=True)
 class Unary(ElementwiseOp):
     """`y = f(x)`, element by element; the type and the shape stay. A subclass states `expr`.
 
@@ -76,7 +74,6 @@ class Unary(ElementwiseOp):
         ]
 
 
-@dataclass(frozen=True)
 class FloatUnary(Unary):
     """A Unary that takes floating point only."""
 
@@ -132,7 +129,6 @@ class Binary(ElementwiseOp):
         ]
 
 
-@dataclass(frozen=True)
 class Comparison(Binary):
     """A Binary whose result is boolean."""
 

@@ -28,7 +28,6 @@ class Parameter(Op):
 
 
 @op
-@dataclass(frozen=True)
 class Result(Op):
     """An output of the model; passes its input on."""
 

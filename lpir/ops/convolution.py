@@ -193,7 +193,6 @@ def spatial_rank(x: PartialShape, w: PartialShape, grouped: bool, attributes: in
 
 
 @op
-@dataclass(frozen=True)
 class Convolution(ConvolutionBase):
     """`y[n, o, i] = sum_{c, k} x[n, c, i * stride + k * dilation - pads_begin] * w[o, c, k]` (OpenVINO opset1).
 
@@ -233,7 +232,6 @@ class Convolution(ConvolutionBase):
 
 
 @op
-@dataclass(frozen=True)
 class GroupConvolution(ConvolutionBase):
     """Convolution of each group of channels by itself; depthwise when a group is one channel (OpenVINO opset1).
 

@@ -152,7 +152,6 @@ def _case(cls: type[BackpropDataBase], name: str, x: tuple[int, ...], w: tuple[i
 
 
 @op
-@dataclass(frozen=True)
 class ConvolutionBackpropData(BackpropDataBase):
     """`y[n, o, i * stride + k * dilation - pads_begin] += x[n, c, i] * w[c, o, k]` (OpenVINO opset1).
 
@@ -201,7 +200,6 @@ class ConvolutionBackpropData(BackpropDataBase):
 
 
 @op
-@dataclass(frozen=True)
 class GroupConvolutionBackpropData(BackpropDataBase):
     """ConvolutionBackpropData of each group of channels by itself (OpenVINO opset1).
 

@@ -20,7 +20,6 @@ from lpir.scalar.expr import Expr, absolute, apply, cast, floor, input_, power, 
 
 
 @op
-@dataclass(frozen=True)
 class Add(Binary):
     """`a + b` (opset1)."""
 
@@ -29,7 +28,6 @@ class Add(Binary):
 
 
 @op
-@dataclass(frozen=True)
 class Subtract(Binary):
     """`a - b` (opset1)."""
 
@@ -38,7 +36,6 @@ class Subtract(Binary):
 
 
 @op
-@dataclass(frozen=True)
 class Multiply(Binary):
     """`a * b` (opset1)."""
 
@@ -69,7 +66,6 @@ class Divide(Binary):
 
 
 @op
-@dataclass(frozen=True)
 class Maximum(Binary):
     """`b if b > a else a` (opset1)."""
 
@@ -78,7 +74,6 @@ class Maximum(Binary):
 
 
 @op
-@dataclass(frozen=True)
 class Minimum(Binary):
     """`b if b < a else a` (opset1)."""
 
@@ -87,7 +82,6 @@ class Minimum(Binary):
 
 
 @op
-@dataclass(frozen=True)
 class Power(Binary):
     """`a ** b` (opset1), as C's pow. Integers: through float64, toward zero."""
 
@@ -98,7 +92,6 @@ class Power(Binary):
 
 
 @op
-@dataclass(frozen=True)
 class Mod(Binary):
     """Remainder with the sign of `a` (opset1): `a - b * trunc(a / b)`."""
 
@@ -107,7 +100,6 @@ class Mod(Binary):
 
 
 @op
-@dataclass(frozen=True)
 class FloorMod(Binary):
     """Remainder with the sign of `b` (opset1): `a - b * floor(a / b)`."""
 
@@ -116,7 +108,6 @@ class FloorMod(Binary):
 
 
 @op
-@dataclass(frozen=True)
 class SquaredDifference(Binary):
     """`(a - b) ** 2` (opset1)."""
 
@@ -196,7 +187,6 @@ class Convert(ElementwiseOp):
 
 
 @op
-@dataclass(frozen=True)
 class ConvertLike(Op):
     """The first input as the type of the second (opset1); see Convert."""
 
@@ -214,7 +204,6 @@ class ConvertLike(Op):
 
 
 @op
-@dataclass(frozen=True)
 class Abs(Unary):
     """`|x|` (opset1)."""
 
@@ -223,7 +212,6 @@ class Abs(Unary):
 
 
 @op
-@dataclass(frozen=True)
 class Negative(Unary):
     """`-x` (opset1)."""
 
@@ -232,7 +220,6 @@ class Negative(Unary):
 
 
 @op
-@dataclass(frozen=True)
 class Sign(Unary):
     """-1, 0 or 1 (opset1); NaN stays."""
 
@@ -241,7 +228,6 @@ class Sign(Unary):
 
 
 @op
-@dataclass(frozen=True)
 class Floor(Unary):
     """The largest whole number that is not above `x` (opset1)."""
 
@@ -250,7 +236,6 @@ class Floor(Unary):
 
 
 @op
-@dataclass(frozen=True)
 class Ceiling(Unary):
     """The smallest whole number that is not below `x` (opset1)."""
 

@@ -5,7 +5,6 @@ Integers go through float64 and are rounded to the nearest, by Exp and Log towar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from lpir.ir.op import op
@@ -14,7 +13,6 @@ from lpir.ops.bases import Unary
 from lpir.scalar.expr import Expr, apply, cast, rint
 
 
-@dataclass(frozen=True)
 class Function(Unary):
     """A function that `scalar` knows by name."""
 
@@ -28,7 +26,6 @@ class Function(Unary):
 
 
 @op
-@dataclass(frozen=True)
 class Sqrt(Function):
     """The square root; NaN below 0."""
 
@@ -37,7 +34,6 @@ class Sqrt(Function):
 
 
 @op
-@dataclass(frozen=True)
 class Exp(Function):
     """`e ** x`."""
 
@@ -45,7 +41,6 @@ class Exp(Function):
 
 
 @op
-@dataclass(frozen=True)
 class Log(Function):
     """The natural logarithm; -inf at 0, NaN below."""
 
@@ -54,7 +49,6 @@ class Log(Function):
 
 
 @op
-@dataclass(frozen=True)
 class Erf(Function):
     """`2 / sqrt(pi)` times the integral of `exp(-t^2)` from 0 to `x`."""
 
@@ -62,7 +56,6 @@ class Erf(Function):
 
 
 @op
-@dataclass(frozen=True)
 class Tanh(Function):
     """`(e^x - e^-x) / (e^x + e^-x)`."""
 
@@ -70,7 +63,6 @@ class Tanh(Function):
 
 
 @op
-@dataclass(frozen=True)
 class Sin(Function):
     """The sine of `x` radians."""
 
@@ -78,7 +70,6 @@ class Sin(Function):
 
 
 @op
-@dataclass(frozen=True)
 class Cos(Function):
     """The cosine of `x` radians."""
 
@@ -86,7 +77,6 @@ class Cos(Function):
 
 
 @op
-@dataclass(frozen=True)
 class Tan(Function):
     """The tangent of `x` radians."""
 
@@ -94,7 +84,6 @@ class Tan(Function):
 
 
 @op
-@dataclass(frozen=True)
 class Asin(Function):
     """The angle in [-pi/2, pi/2] whose sine is `x`."""
 
@@ -103,7 +92,6 @@ class Asin(Function):
 
 
 @op
-@dataclass(frozen=True)
 class Acos(Function):
     """The angle in [0, pi] whose cosine is `x`."""
 
@@ -112,7 +100,6 @@ class Acos(Function):
 
 
 @op
-@dataclass(frozen=True)
 class Atan(Function):
     """The angle in [-pi/2, pi/2] whose tangent is `x`."""
 
@@ -120,7 +107,6 @@ class Atan(Function):
 
 
 @op
-@dataclass(frozen=True)
 class Sinh(Function):
     """`(e^x - e^-x) / 2`."""
 
@@ -128,7 +114,6 @@ class Sinh(Function):
 
 
 @op
-@dataclass(frozen=True)
 class Cosh(Function):
     """`(e^x + e^-x) / 2`."""
 
@@ -136,7 +121,6 @@ class Cosh(Function):
 
 
 @op
-@dataclass(frozen=True)
 class Asinh(Function):
     """The inverse of Sinh (opset4)."""
 
@@ -145,7 +129,6 @@ class Asinh(Function):
 
 
 @op
-@dataclass(frozen=True)
 class Acosh(Function):
     """The inverse of Cosh for `x >= 1` (opset4)."""
 
@@ -155,7 +138,6 @@ class Acosh(Function):
 
 
 @op
-@dataclass(frozen=True)
 class Atanh(Function):
     """The inverse of Tanh (opset4)."""
 

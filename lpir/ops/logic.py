@@ -20,7 +20,6 @@ from lpir.scalar.expr import Expr, absolute, apply, const
 
 
 @op
-@dataclass(frozen=True)
 class Equal(Comparison):
     """`a == b` (opset1)."""
 
@@ -29,7 +28,6 @@ class Equal(Comparison):
 
 
 @op
-@dataclass(frozen=True)
 class NotEqual(Comparison):
     """`a != b` (opset1)."""
 
@@ -38,7 +36,6 @@ class NotEqual(Comparison):
 
 
 @op
-@dataclass(frozen=True)
 class Less(Comparison):
     """`a < b` (opset1)."""
 
@@ -47,7 +44,6 @@ class Less(Comparison):
 
 
 @op
-@dataclass(frozen=True)
 class LessEqual(Comparison):
     """`a <= b` (opset1)."""
 
@@ -56,7 +52,6 @@ class LessEqual(Comparison):
 
 
 @op
-@dataclass(frozen=True)
 class Greater(Comparison):
     """`a > b` (opset1)."""
 
@@ -65,7 +60,6 @@ class Greater(Comparison):
 
 
 @op
-@dataclass(frozen=True)
 class GreaterEqual(Comparison):
     """`a >= b` (opset1)."""
 
@@ -73,7 +67,6 @@ class GreaterEqual(Comparison):
         return apply("ge", a, b)
 
 
-@dataclass(frozen=True)
 class Logical(Binary):
     """Two booleans to one. A subclass states `expr`."""
 
@@ -91,7 +84,6 @@ class Logical(Binary):
 
 
 @op
-@dataclass(frozen=True)
 class LogicalAnd(Logical):
     """`a and b` (opset1)."""
 
@@ -100,7 +92,6 @@ class LogicalAnd(Logical):
 
 
 @op
-@dataclass(frozen=True)
 class LogicalOr(Logical):
     """`a or b` (opset1)."""
 
@@ -109,7 +100,6 @@ class LogicalOr(Logical):
 
 
 @op
-@dataclass(frozen=True)
 class LogicalXor(Logical):
     """`a != b` (opset1)."""
 
@@ -118,7 +108,6 @@ class LogicalXor(Logical):
 
 
 @op
-@dataclass(frozen=True)
 class LogicalNot(Unary):
     """`not x` (opset1), boolean."""
 
@@ -130,7 +119,6 @@ class LogicalNot(Unary):
         return [Case(cls(), (np.array([True, False, True]),), "boolean")]
 
 
-@dataclass(frozen=True)
 class Bitwise(Binary):
     """Two integers (or booleans) to one, bit by bit. A subclass states `expr`."""
 
@@ -143,7 +131,6 @@ class Bitwise(Binary):
 
 
 @op
-@dataclass(frozen=True)
 class BitwiseAnd(Bitwise):
     """`a & b` (opset13)."""
 
@@ -152,7 +139,6 @@ class BitwiseAnd(Bitwise):
 
 
 @op
-@dataclass(frozen=True)
 class BitwiseOr(Bitwise):
     """`a | b` (opset13)."""
 
@@ -161,7 +147,6 @@ class BitwiseOr(Bitwise):
 
 
 @op
-@dataclass(frozen=True)
 class BitwiseXor(Bitwise):
     """`a ^ b` (opset13)."""
 
@@ -170,7 +155,6 @@ class BitwiseXor(Bitwise):
 
 
 @op
-@dataclass(frozen=True)
 class BitwiseNot(Unary):
     """`~x` (opset13); booleans: `not x`."""
 
@@ -184,7 +168,6 @@ class BitwiseNot(Unary):
         return [Case(cls(), (np.arange(-6, 6, dtype=np.int32),), "i32")]
 
 
-@dataclass(frozen=True)
 class Question(FloatUnary):
     """A question about a float, answered with a boolean. A subclass states `expr`."""
 
@@ -195,7 +178,6 @@ class Question(FloatUnary):
 
 
 @op
-@dataclass(frozen=True)
 class IsNaN(Question):
     """Whether `x` is NaN (opset10)."""
 
@@ -204,7 +186,6 @@ class IsNaN(Question):
 
 
 @op
-@dataclass(frozen=True)
 class IsFinite(Question):
     """Whether `x` is neither infinite nor NaN (opset10)."""
 

@@ -293,7 +293,6 @@ class Reduce(Op):
 
 
 @lowered_op
-@dataclass(frozen=True)
 class Table(Op):
     """`table[x]` for u8 `x` and a table of 256 entries of any type."""
 

@@ -298,7 +298,6 @@ def _adaptive(x: Array, lengths: Sequence[int], reduce: Callable[[Array, tuple[s
 
 
 @op
-@dataclass(frozen=True)
 class AdaptiveAvgPool(Op):
     """The mean of window `floor(i * S / So) .. ceil((i + 1) * S / So)` for each of So outputs (OpenVINO opset8).
 

@@ -155,7 +155,6 @@ class ShuffleChannels(Op):
 
 
 @op
-@dataclass(frozen=True)
 class Roll(Op):
     """Elements moved by `shift` along `axes`, those that leave come in again (OpenVINO opset7 Roll).
 
@@ -200,7 +199,6 @@ def _unknown(x: Arg) -> list[TensorType]:
 
 
 @op
-@dataclass(frozen=True)
 class BatchToSpace(Op):
     """Blocks of the batch axis become blocks of the other axes, then both ends are cropped (OpenVINO opset2).
 
@@ -245,7 +243,6 @@ class BatchToSpace(Op):
 
 
 @op
-@dataclass(frozen=True)
 class SpaceToBatch(Op):
     """Zero padding, then blocks of the axes become batch entries (OpenVINO opset2 SpaceToBatch).
 

@@ -83,7 +83,6 @@ def _wide(x: Array) -> Array:
 
 
 @op
-@dataclass(frozen=True)
 class ReduceSum(Reduction):
     """`sum(x)` (opset1)."""
 
@@ -92,7 +91,6 @@ class ReduceSum(Reduction):
 
 
 @op
-@dataclass(frozen=True)
 class ReduceMean(Reduction):
     """`sum(x) / count` (opset1); integers toward zero."""
 
@@ -105,7 +103,6 @@ class ReduceMean(Reduction):
 
 
 @op
-@dataclass(frozen=True)
 class ReduceProd(Reduction):
     """The product (opset1)."""
 
@@ -114,7 +111,6 @@ class ReduceProd(Reduction):
 
 
 @op
-@dataclass(frozen=True)
 class ReduceMax(Reduction):
     """The largest element (opset1)."""
 
@@ -124,7 +120,6 @@ class ReduceMax(Reduction):
 
 
 @op
-@dataclass(frozen=True)
 class ReduceMin(Reduction):
     """The smallest element (opset1)."""
 
@@ -134,7 +129,6 @@ class ReduceMin(Reduction):
 
 
 @op
-@dataclass(frozen=True)
 class ReduceL1(Reduction):
     """`sum(|x|)` (opset4)."""
 
@@ -145,7 +139,6 @@ class ReduceL1(Reduction):
 
 
 @op
-@dataclass(frozen=True)
 class ReduceL2(Reduction):
     """`sqrt(sum(x^2))` (opset4)."""
 
@@ -155,7 +148,6 @@ class ReduceL2(Reduction):
         return np.asarray(np.sqrt(np.square(_wide(x)).sum(axes, keepdims=True)))
 
 
-@dataclass(frozen=True)
 class LogicalReduction(Reduction):
     """A reduction of booleans. A subclass states `reduce`."""
 
@@ -171,7 +163,6 @@ class LogicalReduction(Reduction):
 
 
 @op
-@dataclass(frozen=True)
 class ReduceLogicalAnd(LogicalReduction):
     """Whether all are true (opset1)."""
 
@@ -180,7 +171,6 @@ class ReduceLogicalAnd(LogicalReduction):
 
 
 @op
-@dataclass(frozen=True)
 class ReduceLogicalOr(LogicalReduction):
     """Whether one is true (opset1)."""
 

@@ -169,7 +169,6 @@ class Squeeze(Op):
 
 
 @op
-@dataclass(frozen=True)
 class Unsqueeze(Op):
     """Adds axes of length 1 at the places (in the output) that the second input names (OpenVINO opset1 Unsqueeze)."""
 
@@ -202,7 +201,6 @@ class Unsqueeze(Op):
 
 
 @op
-@dataclass(frozen=True)
 class Transpose(Op):
     """`y` has axis `order[i]` of `x` as its axis `i`; an empty order reverses them (OpenVINO opset1 Transpose)."""
 
@@ -350,7 +348,6 @@ class Broadcast(Op):
 
 
 @op
-@dataclass(frozen=True)
 class Tile(Op):
     """`x` repeated `repeats[i]` times along axis `i`; the shorter of both is filled up with ones in front (opset1)."""
 

@@ -38,7 +38,6 @@ COMBINE: dict[str, Combine] = {
 
 
 @op
-@dataclass(frozen=True)
 class ScatterUpdate(Op):
     """A copy of `x` in which slice `indices[i]` along an axis is `updates[i]` (OpenVINO opset3 ScatterUpdate).
 

@@ -50,7 +50,6 @@ def slice_dimension(dim: Dimension, start: int | None, stop: int | None, step: i
 
 
 @op
-@dataclass(frozen=True)
 class Slice(Op):
     """`x[start:stop:step]` along each of `axes` (OpenVINO opset8 Slice).
 
@@ -326,7 +325,6 @@ class Split(Op):
 
 
 @op
-@dataclass(frozen=True)
 class VariadicSplit(Op):
     """Parts of the lengths that the third input holds; one of them may be -1, the rest (OpenVINO opset1)."""
 

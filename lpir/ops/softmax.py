@@ -53,7 +53,6 @@ class AlongAxis(Op):
 
 
 @op
-@dataclass(frozen=True)
 class Softmax(AlongAxis):
     """`e^x / sum(e^x)` along `axis` (opset8)."""
 
@@ -65,7 +64,6 @@ class Softmax(AlongAxis):
 
 
 @op
-@dataclass(frozen=True)
 class LogSoftmax(AlongAxis):
     """`x - ln(sum(e^x))` along `axis` (opset5)."""
 

@@ -26,9 +26,12 @@ def resolve_reshapes(model: Model) -> int:
 
     Returns how many changed.
     """
+    nodes = model.nodes()
+    if not any(n.op.type_name == "Reshape" and known_value(n.inputs[1]) is None for n in nodes):
+        return 0
     lengths = Lengths()
     changed = 0
-    for node in model.nodes():
+    for node in nodes:
         node.infer()
         if node.op.type_name == "Reshape" and (target := lengths.constant_target(node)) is not None:
             shape = constant(target, np.int64)

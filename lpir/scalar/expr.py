@@ -12,8 +12,8 @@ Triton print it. Every function below has one meaning on every device:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Union
 
 from lpir.ir.types import ElementType, boolean, f32, i32
@@ -46,6 +46,8 @@ class Expr:
     args: tuple[Expr, ...]
     type: ElementType
     value: float | int | bool | None = None
+    # what `walk` found below this expression
+    _below: tuple[Expr, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __add__(self, other: Scalar) -> Expr:
         return apply("add", self, other)
@@ -82,22 +84,34 @@ class Expr:
         extra = f":{self.type.name}" if self.fn in CONVERT else ""
         return f"{self.fn}{extra}({', '.join(map(str, self.args))})"
 
-    def walk(self) -> Iterator[Expr]:
+    def walk(self) -> tuple[Expr, ...]:
         """Every sub-expression once, arguments before their users."""
-        seen: set[int] = set()
-        stack: list[tuple[Expr, bool]] = [(self, False)]
-        while stack:
-            e, done = stack.pop()
-            if done:
-                yield e
-            elif id(e) not in seen:
-                seen.add(id(e))
-                stack.append((e, True))
-                stack.extend((a, False) for a in reversed(e.args))
+        if self._below is None:
+            object.__setattr__(self, "_below", _below(self))
+        return (*(self._below or ()), self)
 
     def inputs(self) -> dict[int, ElementType]:
         """Number and type of every leaf that is read."""
         return {int(e.value or 0): e.type for e in self.walk() if e.fn == "input"}
+
+
+def _below(expr: Expr) -> tuple[Expr, ...]:
+    """`Expr.walk` without the expression itself."""
+    order: list[Expr] = []
+    seen: set[int] = {id(expr)}
+    stack: list[tuple[Expr, bool]] = [(a, False) for a in reversed(expr.args)]
+    while stack:
+        e, done = stack.pop()
+        if done:
+            order.append(e)
+        elif id(e) not in seen:
+            seen.add(id(e))
+            if e.args:
+                stack.append((e, True))
+                stack += [(a, False) for a in reversed(e.args)]
+            else:
+                order.append(e)
+    return tuple(order)
 
 
 def input_(index: int, type: ElementType = f32) -> Expr:

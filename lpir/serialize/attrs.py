@@ -120,6 +120,8 @@ def _parse_bool(text: str) -> bool:
 
 def parse_int(text: str) -> int:
     """A decimal integer of 64 bits. Raises ValueError."""
+    if len(text) < 19 and text.isascii() and text.isdigit():
+        return int(text)
     if not re.fullmatch(r"\s*[-+]?[0-9]{1,20}\s*", text):
         raise ValueError("must be an integer")
     value = int(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 
@@ -44,6 +45,7 @@ def find_type(text: str) -> type[Op] | None:
 _BY_LOWER: dict[str, type[Op]] = {}
 
 
+@functools.cache
 def opset_number(text: str) -> int:
     """8 of "opset8". Raises FileError for anything else."""
     match = re.fullmatch(r"opset([1-9]\d?)", text)
@@ -69,6 +71,8 @@ def version_in(op: type[Op], opset: int) -> int:
 
 def split_names(text: str) -> set[str]:
     """Tensor names of a comma-joined list; a backslash keeps the comma after it in the name."""
+    if "," not in text:
+        return {text} if text else set()
     return {part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text) if part}
 
 

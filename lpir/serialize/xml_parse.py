@@ -24,7 +24,10 @@ class Element:
 
     def find(self, tag: str) -> Element | None:
         """The first child with this tag."""
-        return next(self.find_all(tag), None)
+        for child in self.children:
+            if child.tag == tag:
+                return child
+        return None
 
     def find_all(self, tag: str) -> Iterator[Element]:
         return (c for c in self.children if c.tag == tag)
@@ -52,6 +55,10 @@ def parse_xml(data: bytes, file: str) -> Element:
     return builder.root
 
 
+# port shapes are inferred again; not storing them keeps the tree of a large file small
+_DROPPED = Element("dim", {})
+
+
 class _Builder:
     def __init__(self, file: str) -> None:
         self.file = file
@@ -59,13 +66,12 @@ class _Builder:
         self.open: list[Element] = []
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
-        element = Element(tag, attributes)
-        if self.open:
-            # port shapes are inferred again; not storing them keeps the tree of a large file small
-            if tag != "dim":
-                self.open[-1].children.append(element)
-        else:
+        parent = self.open[-1] if self.open else None
+        element = _DROPPED if parent is _DROPPED or (parent is not None and tag == "dim") else Element(tag, attributes)
+        if parent is None:
             self.root = element
+        elif element is not _DROPPED:
+            parent.children.append(element)
         self.open.append(element)
         if len(self.open) > MAX_DEPTH:
             raise FileError(f"{self.file}: XML elements are nested deeper than {MAX_DEPTH}")

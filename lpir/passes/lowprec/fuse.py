@@ -90,11 +90,11 @@ def _merge(node: Node, chosen: list[Value]) -> None:
         return input_(len(inputs) - 1, value.element_type)
 
     assert isinstance(node.op, Elementwise)
-    size = sum(1 for _ in node.op.expr.walk())
+    size = len(node.op.expr.walk())
     for index, value in enumerate(node.inputs):
         producer = value.node
         if isinstance(producer.op, Elementwise) and value in chosen and _inlines(value, node, size):
-            size += sum(1 for _ in producer.op.expr.walk())
+            size += len(producer.op.expr.walk())
             leaves[index] = substitute(producer.op.expr, [leaf(v) for v in producer.inputs])
             node.source = [*producer.source, *(s for s in node.source if s not in producer.source)]
         else:

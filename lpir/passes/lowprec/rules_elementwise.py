@@ -70,11 +70,13 @@ def _quant_type(low: np.ndarray, high: np.ndarray, levels: int, rank: int) -> Qu
         return "a range is empty or reversed"
     scale = (high - low) / (levels - 1)
     zero = -low / scale
-    if np.abs(zero - np.rint(zero)).max() > ZERO_POINT_SLACK:
+    whole = np.rint(zero)
+    if np.abs(zero - whole).max() > ZERO_POINT_SLACK:
         return f"zero is not on a level: the zero point would be {zero.reshape(-1)[0]:.4g}"
-    if np.unique(np.rint(zero)).size > 1:
+    # not np.unique, which imports numpy.ma
+    if (whole != whole.reshape(-1)[0]).any():
         return "the channels have different zero points"
-    zero_point = int(np.rint(zero).reshape(-1)[0])
+    zero_point = int(whole.reshape(-1)[0])
     if abs(zero_point) > 2**15:
         return "zero lies too far outside the range"
     if scale.size == 1:
