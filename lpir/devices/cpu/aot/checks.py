@@ -11,6 +11,8 @@ import struct
 import sys
 from pathlib import Path
 
+from lpir.devices.cpu.permission import may_use_tiles
+
 A, B, C, D = range(4)
 EXTENDED = 0x80000001
 # leaf of cpuid, subleaf, register, bit
@@ -35,6 +37,8 @@ BITS: dict[str, tuple[int, int, int, int]] = {
     "avx512bw": (7, 0, B, 30),
     "avx512vl": (7, 0, B, 31),
     "avx512vnni": (7, 0, C, 11),
+    "amx-tile": (7, 0, D, 24),
+    "amx-int8": (7, 0, D, 25),
     "avxvnni": (7, 1, A, 4),
     "lahf_lm": (EXTENDED, 0, C, 0),
     "lzcnt": (EXTENDED, 0, C, 5),
@@ -49,11 +53,15 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "avx_vnni": (*V3, "avxvnni"),
     "avx512": V4,
     "avx512_vnni": (*V4, "avx512vnni"),
+    "amx": (*V4, "avx512vnni", "amx-tile", "amx-int8"),
 }
-# registers that the system must save: SSE and AVX; with AVX-512 also masks and upper halves (XCR0)
-YMM, ZMM = 0x06, 0xE6
+# registers that the system must save: SSE and AVX; with AVX-512 also masks and upper halves; with AMX tiles (XCR0)
+YMM, ZMM, TMM = 0x06, 0xE6, 0x600E6
 # names in /proc/cpuinfo where they differ
 _LINUX = {"sse3": "pni", "avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni", "lzcnt": "abm", "osxsave": "xsave"}
+_LINUX |= {"amx-tile": "amx_tile", "amx-int8": "amx_int8"}
+# "leaves" of a check that are no leaf of cpuid: XCR0, and whether the system permits tile registers
+STATES, PERMISSION = -1, -2
 CHECK = struct.Struct("<iiiI")
 
 
@@ -69,7 +77,10 @@ def checks(isa: str) -> list[bytes]:
         for (leaf, sub, register), mask in masks.items()
     ]
     if masks:
-        found.append(CHECK.pack(-1, 0, A, ZMM if "avx512f" in NEEDS[isa] else YMM))
+        tiles = "amx-tile" in NEEDS[isa]
+        found.append(CHECK.pack(STATES, 0, A, TMM if tiles else ZMM if "avx512f" in NEEDS[isa] else YMM))
+        if tiles:
+            found.append(CHECK.pack(PERMISSION, 0, A, 1))
     return found
 
 
@@ -83,4 +94,4 @@ def host() -> str | None:
         return None
     flags = set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
     have = [isa for isa, needs in NEEDS.items() if {_LINUX.get(f, f) for f in needs} <= flags]
-    return have[-1]
+    return have[-1] if "amx-tile" not in NEEDS[have[-1]] or may_use_tiles() else have[-2]

@@ -7,7 +7,9 @@ executor, parameter words, steps, and the arena in which all tensors lie.
 
 from __future__ import annotations
 
+from lpir.devices.cpu.aot.checks import PERMISSION, STATES
 from lpir.devices.cpu.codegen.executor import HEADER_BYTES
+from lpir.devices.cpu.permission import ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA
 
 # 64-bit words of `lpir_model`, in order; tables are pointers
 MODEL = (
@@ -55,16 +57,19 @@ def _own(name: str) -> str:
     return _OWN.format(name, REQUEST.index(name), "i64" if name == "steps_count" else "ptr")
 
 
+_PERMIT = f"i64 (i64, ...) @syscall(i64 {ARCH_PRCTL}, i64 {REQUEST_PERMISSION}, i64 {TILE_DATA})"
 _CPUID = '"={ax},={bx},={cx},={dx},{ax},{cx}"'
 _SUPPORTED = f"""
 declare ptr @calloc(i64, i64)
 declare void @free(ptr)
+declare i64 @syscall(i64, ...)
 declare void @submit(ptr, ptr, i64)
 declare void @worker(ptr, i64)
 declare void @stop(ptr)
 @lpir_model = external hidden global [{len(MODEL)} x i64]
 
-; a check is four i32: leaf of cpuid (-1: xgetbv), subleaf, register, bits that must be set
+; a check is four i32: leaf of cpuid ({STATES}: xgetbv, {PERMISSION}: tiles are permitted), subleaf, register, bits
+; that must be set
 define i32 @lpir_c_supported() {{
 entry:
 {_field("checks")}{_field("checks_count")}  br label %head
@@ -81,7 +86,15 @@ check:
   %reg = load i32, ptr %reg.at, align 4
   %mask.at = getelementptr i32, ptr %at, i64 3
   %mask = load i32, ptr %mask.at, align 4
-  %extended = icmp eq i32 %leaf, -1
+  %permission = icmp eq i32 %leaf, {PERMISSION}
+  br i1 %permission, label %ask, label %processor
+ask:
+  %refused = call {_PERMIT}
+  %granted = icmp eq i64 %refused, 0
+  %grant = zext i1 %granted to i32
+  br label %after.read
+processor:
+  %extended = icmp eq i32 %leaf, {STATES}
   br i1 %extended, label %states, label %id
 states:
   %x = call {{ i32, i32 }} asm sideeffect "xgetbv", "={{ax}},={{dx}},{{cx}}"(i32 0)
@@ -101,7 +114,7 @@ id:
   %abcd = select i1 %is.d, i32 %dx, i32 %abc
   br label %after.read
 after.read:
-  %bits = phi i32 [ %state, %states ], [ %abcd, %id ]
+  %bits = phi i32 [ %grant, %ask ], [ %state, %states ], [ %abcd, %id ]
   %set = and i32 %bits, %mask
   %all = icmp eq i32 %set, %mask
   br i1 %all, label %after, label %no

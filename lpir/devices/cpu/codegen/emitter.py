@@ -32,6 +32,8 @@ from dataclasses import dataclass, field
 from lpir.devices.cpu.codegen.abi import Kernel
 
 AS_PRINTED = "; compiled as printed"
+# LLVM's "locality" of a prefetch
+FIRST_CACHE, SECOND_CACHE = 3, 2
 _VECTOR = re.compile(r"<(\d+) x (.+)>")
 _SIZES = {"i1": 1, "i8": 1, "i16": 2, "half": 2, "bfloat": 2, "i32": 4, "float": 4, "i64": 8, "double": 8, "ptr": 8}
 _MANGLED = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16", "ptr": "p0"}
@@ -329,10 +331,10 @@ class Function:
         self._declared[name] = f"declare void @{name}(ptr, ptr, i64, i1)"
         self._lines.append(f"  call void @{name}(ptr {to}, ptr {source}, i64 {self._value(count)}, i1 false)")
 
-    def prefetch(self, at: Value) -> None:
+    def prefetch(self, at: Value, into: int = FIRST_CACHE) -> None:
         """Asks for the cache line at `at`, for reading."""
         self._declared["llvm.prefetch.p0"] = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
-        self._lines.append(f"  call void @llvm.prefetch.p0(ptr {at}, i32 0, i32 3, i32 1)")
+        self._lines.append(f"  call void @llvm.prefetch.p0(ptr {at}, i32 0, i32 {into}, i32 1)")
 
     # -- calls --------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from lpir.devices.cpu.codegen import jit
 from lpir.devices.cpu.codegen.emitter import Function, Value
+from lpir.devices.cpu.permission import may_use_tiles
 
 # (f, accumulator <L x i32>, u8 bytes <4L x i8>, s8 bytes <4L x i8>) -> accumulator + sums of 4 products
 Dot = Callable[[Function, Value, Value, Value], Value]
@@ -21,7 +22,8 @@ class Isa:
     `exact`: whether `dot` is exact for every operand (otherwise weights must be proved safe when packed);
     `masks`: whether masked byte stores are cheap; `proof`: an instruction that compiled int8 kernels must contain;
     `requires`: LLVM features the host must have; `arch`: the processors it is for; `dot_cost`: of `weight_dot`, in
-    vector operations; `spare`: registers it needs besides its operands.
+    vector operations; `spare`: registers it needs besides its operands; `tiles`: whether it has AMX's tile registers,
+    which the system must permit.
 
     Where the instruction takes signed bytes only, `shifted_dot` multiplies `u - shift` instead of `u`, and sums over
     constant weights start `shift * sum(w)` higher.
@@ -42,6 +44,7 @@ class Isa:
     spare: int = 1
     shifted_dot: Dot | None = None
     shift: int = 0
+    tiles: bool = False
 
     @property
     def is_x86(self) -> bool:
@@ -60,7 +63,10 @@ class Isa:
 
     def available(self) -> bool:
         """Whether this machine can run the code."""
-        return self.arch == "any" or (self.arch == jit.host_arch() and self.requires <= jit.host_features())
+        if self.arch == "any":
+            return True
+        has = self.arch == jit.host_arch() and self.requires <= jit.host_features()
+        return has and (not self.tiles or may_use_tiles())
 
     def lanes(self, element_bits: int = 32) -> int:
         """Elements of one vector register."""

@@ -1,0 +1,80 @@
+"""Which output pixels the rows of AMX tiles hold.
+
+A tile reads up to 16 rows at one distance. Where all pixels follow each other at one distance (`linear`), tile `t`
+holds pixels `t * rows ..`, the last tile overlaps its neighbor. Elsewhere pixels of one output row do, and so do those
+of the next one, a few steps that are no pixels behind it: a tile may run across, and what it computes there is
+overwritten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MOST = 16  # rows of a tile
+# what a tile costs beside its rows, in rows: loads of weights, its share of the loop
+OVERHEAD = 6.0
+
+
+@dataclass(frozen=True)
+class TileRows:
+    """`rows` a tile, `stride` bytes apart in the input.
+
+    `starts` int32: byte offset of each tile's first row; `pixels` int32 [tiles, 16]: the pixel of each row. Both are
+    None where rows are linear. A row that is no pixel names the next one that is: it is stored before that one.
+    """
+
+    rows: int
+    stride: int
+    tiles: int
+    starts: Array | None = None
+    pixels: Array | None = None
+
+    @property
+    def linear(self) -> bool:
+        """Whether tile `t` holds pixels `t * rows ..` and pixel `m` starts at byte `m * stride`."""
+        return self.starts is None
+
+
+def tile_rows(offsets: Array) -> TileRows:
+    """Tiles that hold every pixel; `offsets` [M]: byte offset of each pixel's row, 0 first, ascending."""
+    count = len(offsets)
+    stride = int(offsets[1] - offsets[0]) if count > 1 else 64
+    if np.array_equal(offsets, np.arange(count) * stride):
+        tiles = -(-count // MOST)
+        return TileRows(-(-count // tiles), stride, tiles)
+    breaks = np.flatnonzero(np.diff(offsets, prepend=offsets[0]) != stride)
+    run = int(np.diff(breaks, append=count).min())
+    # within an output row, tiles of nearly equal size
+    sizes = [-(-run // -(-run // MOST))]
+    steps, rest = np.divmod(offsets, stride)
+    if rest.any():
+        # output rows are no whole number of steps apart: number the pixels so that no tile runs across
+        steps = np.arange(count) + MOST * (np.searchsorted(breaks, np.arange(count), "right") - 1)
+    else:
+        # across output rows; the first tile cannot move back to end with a pixel
+        sizes.append(int(steps[steps < MOST][-1]) + 1)
+    found = [_cover(steps, rows) for rows in sizes]
+    begins, pixels = min(found, key=lambda c: len(c[0]) * (c[1].shape[1] + OVERHEAD))
+    # a tile may start on a step that is no pixel
+    first = pixels[:, 0]
+    starts = offsets[first] - (steps[first] - begins) * stride
+    padded = np.pad(pixels, ((0, 0), (0, MOST - pixels.shape[1])), mode="edge")
+    return TileRows(pixels.shape[1], stride, len(pixels), starts.astype(np.int32), padded.astype(np.int32))
+
+
+def _cover(steps: Array, rows: int) -> tuple[Array, Array]:
+    """First step of each tile of `rows` steps, and their pixels [tiles, rows]: that of a step, or the next one."""
+    begins: list[int] = []
+    at = 0
+    while at < len(steps):
+        # the last pixel within reach ends the tile: every row of it is followed by a pixel
+        end = int(np.searchsorted(steps, steps[at] + rows)) - 1
+        begins.append(max(int(steps[end]) - rows + 1, 0))
+        at = end + 1
+    found = np.array(begins)
+    return found, np.searchsorted(steps, found[:, None] + np.arange(rows))

@@ -1,0 +1,127 @@
+"""A product of u8 activations and constant weights: what convolutions and MatMul come to, and its step by vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lpir.devices.cpu.codegen.abi import Ref
+from lpir.devices.cpu.isa import Isa
+from lpir.devices.cpu.kernels import igemm
+from lpir.devices.cpu.kernels.base import BuildContext, Step
+from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Rows, element_bytes
+from lpir.devices.cpu.kernels.pack import PackedWeights
+from lpir.devices.cpu.kernels.ranges import sums_range
+from lpir.devices.cpu.kernels.rows import bind_operand, epilogue_of, operand_of
+from lpir.ir.graph import Node
+from lpir.ops.lowered import LoweredConvolution, LoweredMatMul, expanded
+from lpir.scalar.expr import Expr
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a convolution or MatMul comes to: for group `g`, the pixel at byte `offsets[m]` behind `g * group_bytes` of
+    `x`, and each run of `length` channels at byte `runs[r]` of a pixel, times `w` [G, runs, length, N]."""
+
+    node: Node
+    zero_point: int
+    x: Ref
+    offsets: Array
+    runs: tuple[int, ...]
+    w: Array
+    group_bytes: int
+
+    @property
+    def epilogue(self) -> Expr:
+        """What becomes of a sum."""
+        op = self.node.op
+        assert isinstance(op, LoweredConvolution | LoweredMatMul)
+        return expanded(op.epilogue)
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        """Shape of the output."""
+        return self.node.outputs[0].shape.to_static()
+
+    @property
+    def out_stride(self) -> int:
+        """Bytes between the pixels of the output."""
+        return self.out[-1] * element_bytes(self.epilogue.type)
+
+    def finish(self, isa: Isa) -> Epilogue:
+        """The epilogue as a kernel prints it."""
+        operands = self.node.inputs[2:]
+        sums = sums_range(np.concatenate(list(self.w), axis=-1), self.zero_point)
+        return epilogue_of(isa, self.epilogue, [operand_of(v, self.out) for v in operands], operands, sums)
+
+    def bound(self, ctx: BuildContext) -> list[Bound]:
+        """The epilogue's operands."""
+        return [bind_operand(v, self.out, ctx) for v in self.node.inputs[2:]]
+
+
+def igemm_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
+    """The product by vectors' dot products."""
+    w = product.w
+    rows = _rows(product.offsets, ctx)
+    gemm = igemm.build(
+        isa,
+        m=len(product.offsets),
+        n=w.shape[-1],
+        channels=w.shape[2],
+        taps=product.runs,
+        epilogue=product.finish(isa),
+        groups=w.shape[0],
+        x_table=rows.table is not None,
+    )
+    packed = gemm.pack(w)
+    call = igemm.Call(
+        x=product.x,
+        x_rows=rows,
+        weights=ctx.constant(packed.weights),
+        init=ctx.constant(igemm.init_vector(isa, packed, product.zero_point)),
+        out=ctx.ref(product.node.outputs[0]),
+        out_rows=Rows(product.out_stride),
+        operands=product.bound(ctx),
+        offsets=ctx.constant(packed.offsets) if gemm.needs_offsets else 0,
+        **_wide(packed, isa, ctx),
+        x_group=product.group_bytes,
+    )
+    return Step(gemm.kernel, tuple(gemm.params(call, ctx.threads)))
+
+
+def _wide(packed: PackedWeights, isa: Isa, ctx: BuildContext) -> dict[str, Ref]:
+    """What a kernel needs whose dot product of bytes is not always exact."""
+    if isa.exact:
+        return {}
+    parts = {"ranges": packed.ranges, "wide": packed.wide, "wide_offsets": packed.wide_offsets}
+    return {name: ctx.constant(array) for name, array in parts.items()}
+
+
+def as_bytes(runs: tuple[int, ...], w: Array) -> tuple[tuple[int, ...], Array]:
+    """`runs` and weights [G, runs, length, N] as int8; see `byte_parts`."""
+    parts = byte_parts(w)
+    return runs * len(parts), np.concatenate(parts, axis=1)
+
+
+def byte_parts(w: Array) -> list[Array]:
+    """int8 arrays that add up to `w`: asymmetric weights take two or three passes over the same activations."""
+    if w.dtype == np.int8:
+        return [w]
+    parts: list[Array] = []
+    rest = w.astype(np.int32)
+    while not parts or rest.any():
+        parts.append(np.clip(rest, -128, 127).astype(np.int8))
+        rest = rest - parts[-1]
+    return parts
+
+
+def _rows(offsets: Array, ctx: BuildContext) -> Rows:
+    """A stride where pixels follow each other at one distance in the input, a table otherwise."""
+    stride = int(offsets[1]) if len(offsets) > 1 else 0
+    if np.array_equal(offsets, np.arange(len(offsets)) * stride):
+        return Rows(stride)
+    return Rows(table=ctx.constant(offsets.astype(np.int32)))
