@@ -33,7 +33,7 @@ JUMP = {"x86_64": r"\tj\w+\s", "aarch64": r"\tb\.\w+\s"}
 
 def test_order() -> None:
     order = [isa.name for isa in all_isas()]
-    assert order == ["generic", "neon_dot", "neon_i8mm", "avx2", "avx_vnni", "avx512", "avx512_vnni"]
+    assert order == ["generic", "neon_dot", "neon_i8mm", "avx2", "avx_vnni", "avx512", "avx512_vnni", "amx"]
     assert host_isa().available()
     assert by_name("avx2").lanes() == 8
 

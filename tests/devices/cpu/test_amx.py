@@ -1,0 +1,217 @@
+"""INT8 products in AMX's tile registers: equal bits where this machine has them, and the right code everywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lpir.devices.cpu.codegen.jit import assembly
+from lpir.devices.cpu.isa import by_name
+from lpir.devices.cpu.kernels import amx_gemm
+from lpir.devices.cpu.kernels.amx_rows import MOST, tile_rows
+from lpir.devices.cpu.kernels.convolution_amx import ConvolutionAmx, MatMulAmx
+from lpir.devices.cpu.kernels.epilogue import Epilogue, Operand
+from lpir.devices.cpu.kernels.rows import grid_offsets
+from lpir.ir.types import f32
+from lpir.ops.lowered import LoweredConvolution, LoweredMatMul
+from lpir.scalar.expr import Expr, cast
+from tests.devices.cpu.harness import Array, make_node, run
+from tests.devices.cpu.test_convolution_int8 import ACC, REQUANT, RESIDUAL, codes, convolution, weights
+
+AMX = by_name("amx")
+needs_amx = pytest.mark.skipif(not AMX.available(), reason="this machine has no AMX")
+
+GEOMETRIES: dict[str, tuple[tuple[int, ...], tuple[int, ...], LoweredConvolution]] = {
+    "one_tile": ((1, 1, 5, 16), (1, 1, 16, 16), convolution(2, REQUANT)),
+    "one_pixel": ((1, 1, 1, 130), (1, 1, 130, 35), convolution(2, REQUANT)),
+    "pairs": ((1, 7, 9, 64), (1, 1, 64, 64), convolution(2, REQUANT)),
+    "channels_overlap": ((1, 5, 9, 24), (1, 1, 24, 24), convolution(2, REQUANT)),
+    "blocks_overlap": ((1, 5, 9, 72), (1, 1, 72, 144), convolution(2, REQUANT)),
+    "odd": ((1, 3, 5, 13), (1, 1, 13, 19), convolution(2, REQUANT)),
+    "stride": ((1, 9, 8, 16), (1, 1, 16, 32), convolution(2, REQUANT, strides=(2, 2))),
+    "across_rows": ((1, 7, 7, 20), (3, 3, 20, 48), convolution(2, REQUANT, pads_begin=(1, 1), pads_end=(1, 1))),
+    "within_rows": ((2, 9, 28, 8), (3, 3, 8, 16), convolution(2, REQUANT, pads_begin=(1, 1), pads_end=(1, 1))),
+    "first_layer": (
+        (1, 17, 16, 3),
+        (3, 3, 3, 32),
+        convolution(2, REQUANT, strides=(2, 2), pads_begin=(0, 1), pads_end=(1, 2)),
+    ),
+    "dilated": (
+        (2, 10, 9, 6),
+        (3, 2, 6, 17),
+        convolution(2, REQUANT, dilations=(2, 3), pads_begin=(2, 0), pads_end=(0, 3)),
+    ),
+    "groups": ((1, 6, 6, 24), (3, 3, 8, 60), convolution(2, REQUANT, groups=3, pads_begin=(1, 1), pads_end=(1, 1))),
+    "one_input_channel": ((1, 8, 8, 1), (3, 3, 1, 16), convolution(2, REQUANT)),
+    "1d": ((2, 20, 5), (4, 5, 33), convolution(1, REQUANT, strides=(3,), pads_begin=(2,), pads_end=(1,))),
+    "3d": ((1, 4, 5, 6, 4), (2, 3, 3, 4, 20), convolution(3, REQUANT, pads_begin=(1, 1, 1), pads_end=(0, 1, 1))),
+}
+
+
+@needs_amx
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("constants", [[1], [1, 2, 3]], ids=["clamped", "saturated"])
+def test_geometry(name: str, threads: int, constants: list[int]) -> None:
+    shape, kernel, op = GEOMETRIES[name]
+    rng = np.random.default_rng(1)
+    scale, bias = rng.random(kernel[-1], np.float32) * 0.02, rng.standard_normal(kernel[-1]).astype(np.float32) * 9
+    inputs = [codes(rng, *shape), weights(rng, *kernel), scale, bias]
+    (actual,) = run(ConvolutionAmx(), op, inputs, AMX, threads, constants)
+    np.testing.assert_array_equal(actual, op.eval(*inputs)[0])
+
+
+@needs_amx
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 2),
+    st.integers(1, 19),
+    st.integers(1, 19),
+    st.integers(1, 140),
+    st.integers(16, 100),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.integers(0, 1),
+    st.integers(0, 2**32 - 1),
+)
+def test_any_shape(
+    batch: int, height: int, width: int, channels: int, n: int, taps: int, stride: int, pad: int, seed: int
+) -> None:
+    height, width = max(height, taps), max(width, taps)
+    rng = np.random.default_rng(seed)
+    op = convolution(
+        2, REQUANT, strides=(stride, stride), pads_begin=(pad, pad), pads_end=(pad, pad), x_zero_point=int(seed % 256)
+    )
+    inputs = [codes(rng, batch, height, width, channels), weights(rng, taps, taps, channels, n)]
+    inputs += [rng.random(n, np.float32) * 0.01, rng.standard_normal(n).astype(np.float32)]
+    (actual,) = run(ConvolutionAmx(), op, inputs, AMX, 2, [1, 2, 3])
+    np.testing.assert_array_equal(actual, op.eval(*inputs)[0])
+
+
+@needs_amx
+@pytest.mark.parametrize("operand", [(1, 7, 6, 40), (2, 7, 6, 40), (2, 1, 1, 40), (40,), (1,)])
+def test_tensor_operands(operand: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(2)
+    inputs = [codes(rng, 2, 7, 6, 24), weights(rng, 1, 1, 24, 40), rng.random(40, np.float32) * 0.01]
+    inputs.append(codes(rng, *operand))
+    op = convolution(2, RESIDUAL)
+    (actual,) = run(ConvolutionAmx(), op, inputs, AMX, 2, [1])
+    np.testing.assert_array_equal(actual, op.eval(*inputs)[0])
+
+
+@needs_amx
+@pytest.mark.parametrize("epilogue", [ACC, cast(ACC, f32) * 0.5, ACC + 3], ids=["i32", "f32", "i32_constant"])
+def test_wide_outputs(epilogue: Expr) -> None:
+    rng = np.random.default_rng(3)
+    inputs = [codes(rng, 1, 5, 5, 12), weights(rng, 1, 1, 12, 37)]
+    op = convolution(2, epilogue)
+    (actual,) = run(ConvolutionAmx(), op, inputs, AMX, 1, [1])
+    np.testing.assert_array_equal(actual, op.eval(*inputs)[0])
+
+
+@needs_amx
+@pytest.mark.parametrize(("code", "weight"), [(255, 127), (255, -128), (255, -127), (0, -128)])
+@pytest.mark.parametrize("k", [4608, 65])
+def test_extremes_are_exact(code: int, weight: int, k: int) -> None:
+    a, b = np.full((3, k), code, np.uint8), np.full((k, 21), weight, np.int8)
+    b[::3, ::2] = -1 - weight if weight != -127 else 127
+    op = LoweredMatMul(False, 0, 0, ACC)
+    (actual,) = run(MatMulAmx(), op, [a, b], AMX, 2, [1])
+    np.testing.assert_array_equal(actual, a.astype(np.int64) @ b.astype(np.int64))
+
+
+@needs_amx
+@pytest.mark.parametrize("m", [1, 2, 5, 49, 100])
+@pytest.mark.parametrize("n", [16, 64, 1000])
+@pytest.mark.parametrize("transpose", [False, True])
+def test_matmul(m: int, n: int, transpose: bool) -> None:
+    rng = np.random.default_rng(m * n)
+    b = weights(rng, n, 836) if transpose else weights(rng, 836, n)
+    inputs = [codes(rng, m, 836), b, rng.random(n, np.float32) * 0.02, rng.standard_normal(n).astype(np.float32)]
+    op = LoweredMatMul(transpose, 101, 0, REQUANT)
+    (actual,) = run(MatMulAmx(), op, inputs, AMX, 2, [1])
+    np.testing.assert_array_equal(actual, op.eval(*inputs)[0])
+
+
+@needs_amx
+def test_wide_weights_take_two_passes() -> None:
+    rng = np.random.default_rng(4)
+    inputs: list[Array] = [codes(rng, 1, 6, 6, 9), rng.integers(-255, 256, (3, 3, 9, 16)).astype(np.int16)]
+    op = convolution(2, ACC)
+    (actual,) = run(ConvolutionAmx(), op, inputs, AMX, 1, [1])
+    np.testing.assert_array_equal(actual, op.eval(*inputs)[0])
+
+
+def test_refusals_are_words() -> None:
+    op = LoweredMatMul(False, 0, 0, ACC)
+    node = make_node(op, [np.zeros((4, 8), np.uint8), np.zeros((8, 15), np.int8)], [1])
+    assert MatMulAmx().applies(node, by_name("avx2")) == "avx2 has no tile registers"
+    refusal = MatMulAmx().applies(node, AMX)
+    assert refusal == "15 output channels a group are fewer than the 16 of a tile"
+
+
+@pytest.mark.parametrize("saturate", [True, False])
+@pytest.mark.parametrize("pixels", [1, 49, 784])
+def test_code_on_any_host(saturate: bool, pixels: int) -> None:
+    operands = [Operand("vector", f32), Operand("vector", f32)]
+    epilogue = Epilogue(REQUANT.args[0], operands, saturate=True) if saturate else Epilogue(REQUANT, operands)
+    gemm = amx_gemm.build(AMX, tile_rows(np.arange(pixels) * 64), pixels, 64, (0,), 64, epilogue)
+    text = assembly([gemm.kernel.text], AMX)
+    products = text.count("tdpbusd")
+    assert products == gemm.form.down * gemm.form.across
+    assert text.count("ldtilecfg") == text.count("tilerelease") == 1
+    # vectors are only stored to the output, and sums only through tiles
+    assert not [line for line in text.splitlines() if "rsp" in line and "zmm" in line and line.rstrip().endswith(")")]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 20),
+    st.integers(1, 40),
+    st.integers(1, 70),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(0, 5),
+)
+def test_tiles_hold_every_pixel(
+    batch: int, height: int, width: int, channels: int, down: int, right: int, gap: int
+) -> None:
+    """Every row reads within the input, and the last row that names a pixel is that pixel."""
+    pitch = (width - 1) * right + 1 + gap
+    moves = ((height * down + 3) * pitch * channels, down * pitch * channels, right * channels)
+    offsets = grid_offsets((batch, height, width), moves)
+    tiles = tile_rows(offsets)
+    assert 1 <= tiles.rows <= min(MOST, int(offsets[-1]) + 1)
+    if tiles.starts is None or tiles.pixels is None:
+        assert tiles.rows * tiles.tiles >= len(offsets)
+        return
+    reads = tiles.starts[:, None] + np.arange(tiles.rows) * tiles.stride
+    assert reads.min() >= 0
+    assert reads.max() <= offsets[-1]
+    held = set()
+    for read, pixels in zip(reads.tolist(), tiles.pixels[:, : tiles.rows].tolist(), strict=True):
+        last = dict(zip(pixels, read, strict=True))
+        assert all(offsets[pixel] == at for pixel, at in last.items())
+        held |= set(last)
+    assert held == set(range(len(offsets)))
+
+
+def test_steps_cover_a_run_in_equal_parts() -> None:
+    for length in range(1, 400):
+        depth = amx_gemm.step_depth(length)
+        offsets = amx_gemm.step_offsets((0,), length, depth)
+        assert depth % 4 == 0
+        assert depth <= amx_gemm.DEPTH
+        assert len(offsets) == -(-length // amx_gemm.DEPTH)
+        assert offsets[-1] + depth >= length
+
+
+@pytest.mark.parametrize("n", [16, 17, 24, 31, 32, 33, 48, 144, 1000])
+def test_blocks_cover_every_channel(n: int) -> None:
+    across = 1 if n == 16 else 2
+    first = amx_gemm.first_channels(n, across, n >= 16 * across)
+    held = (first[:, :, None] + np.arange(16)).reshape(-1)
+    assert set(held.tolist()) == set(range(n))
