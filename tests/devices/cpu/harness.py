@@ -95,10 +95,10 @@ def make_node(op: Op, inputs: Sequence[Array], constants: Sequence[int] = ()) ->
     return Node(op, sources)
 
 
-def prepare(
+def build(
     kernel: Kernel, node: Node, inputs: Sequence[Array], isa: Isa, threads: int = 1
-) -> tuple[Prepared, list[Array]]:
-    """The compiled node and its output arrays (with guard bytes behind them in memory)."""
+) -> tuple[list[Step], Context, list[Array]]:
+    """The node's steps, their memory, and its output arrays (with guard bytes behind them in memory)."""
     assert kernel.applies(node, isa) is None, kernel.applies(node, isa)
     ctx = Context(threads)
     for value, data in zip(node.inputs, inputs, strict=True):
@@ -109,8 +109,21 @@ def prepare(
         nbytes = int(np.prod(shape)) * dtype.itemsize
         memory = ctx.memory[int(ctx.bind(value, None, nbytes).buffer)]
         outputs.append(memory[:nbytes].view(dtype).reshape(shape))
-    prepared = Prepared(kernel.build(node, isa, ctx), isa, ctx)
-    return prepared, outputs
+    return kernel.build(node, isa, ctx), ctx, outputs
+
+
+def prepare(
+    kernel: Kernel, node: Node, inputs: Sequence[Array], isa: Isa, threads: int = 1
+) -> tuple[Prepared, list[Array]]:
+    """The compiled node and its output arrays."""
+    steps, ctx, outputs = build(kernel, node, inputs, isa, threads)
+    return Prepared(steps, isa, ctx), outputs
+
+
+def assert_guarded(ctx: Context) -> None:
+    """Nothing behind any value was written."""
+    for memory in ctx.memory:
+        assert np.all(memory[-SLACK:] == GUARD), "bytes behind a value were written"
 
 
 def run(
@@ -120,6 +133,5 @@ def run(
     inputs = [np.ascontiguousarray(x).reshape(np.shape(x)) for x in inputs]
     prepared, outputs = prepare(kernel, make_node(op, inputs, constants), inputs, isa, threads)
     prepared()
-    for memory in prepared.context.memory:
-        assert np.all(memory[-SLACK:] == GUARD), "bytes behind a value were written"
+    assert_guarded(prepared.context)
     return outputs
