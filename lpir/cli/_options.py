@@ -33,7 +33,8 @@ Isa = Annotated[
     typer.Option(
         "--isa",
         metavar="NAME",
-        help="Instruction set of the CPU device, amx, avx512_vnni, avx512, avx_vnni, avx2 or generic; auto: best here.",
+        help="Instruction set of the CPU device: amx, avx512_vnni, avx512, avx_vnni or avx2; neon_i8mm or neon_dot; "
+        "generic; auto (best here).",
     ),
 ]
 AsIs = Annotated[bool, typer.Option("--as-is", help="Execute FakeQuantize as it stands, in float.")]

@@ -57,7 +57,7 @@ class CpuDevice(Device):
 
     name = "CPU"
     own_properties: ClassVar[tuple[Property, ...]] = (
-        Property("ISA", "choice", "auto", "instruction set", ("auto", *checks.NEEDS)),
+        Property("ISA", "choice", "auto", "instruction set", ("auto", *checks.NAMES)),
     )
 
     def capabilities(self) -> Capabilities:

@@ -55,6 +55,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "avx512_vnni": (*V4, "avx512vnni"),
     "amx": (*V4, "avx512vnni", "amx-tile", "amx-int8"),
 }
+# every instruction set; those of Arm make no libraries
+NAMES = (*NEEDS, "neon_dot", "neon_i8mm")
 # registers that the system must save: SSE and AVX; with AVX-512 also masks and upper halves; with AMX tiles (XCR0)
 YMM, ZMM, TMM = 0x06, 0xE6, 0x600E6
 # names in /proc/cpuinfo where they differ
