@@ -1,4 +1,4 @@
-"""The ONNX form of the benchmarks' encoder means the same to ONNX Runtime as the graph that it was made of does here."""
+"""The ONNX form of the benchmarks' encoder means the same to ONNX Runtime as the graph it was made of does here."""
 
 from __future__ import annotations
 

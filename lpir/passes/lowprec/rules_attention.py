@@ -10,13 +10,13 @@ from lpir.ops.boundary import constant
 from lpir.ops.lowered import Elementwise, LoweredMatMul, LoweredSoftmax
 from lpir.passes.lowprec.forms import Lowering
 from lpir.passes.lowprec.rules import attrs, copy_node, rule
-from lpir.passes.lowprec.rules_compute import IDENTITY
+from lpir.passes.lowprec.rules_compute import IDENTITY, int8_product
 from lpir.scalar.expr import input_, select
 
 
 @rule("ScaledDotProductAttention")
 def attention(state: Lowering, node: Node) -> None:
-    """`softmax(query key^T * scale + mask) value`."""
+    """`softmax(query key^T * scale + mask) value`; the first product in INT8 where query and key have codes."""
     query, key, value = node.inputs[:3]
     if query.element_type != f32:
         copy_node(state, node)
@@ -28,9 +28,11 @@ def attention(state: Lowering, node: Node) -> None:
             copy_node(state, node)
             return
         scale = float(given.reshape(()))
-    product = LoweredMatMul(True, 0, 0, IDENTITY * float(np.float32(scale)))
-    scores = state.emit(product, [state.real(query), state.real(key)])
-    masked = _masked(state, node, scores)
+    found = int8_product(state, query, key, False, True, scale)
+    if found is None:
+        product = LoweredMatMul(True, 0, 0, IDENTITY * float(np.float32(scale)))
+        found = product, [state.real(query), state.real(key)]
+    masked = _masked(state, node, state.emit(*found))
     weights = state.emit(LoweredSoftmax(IDENTITY), [masked])
     result = state.emit(LoweredMatMul(False, 0, 0, IDENTITY), [weights, state.real(value)])
     state.set_real(node.outputs[0], result)

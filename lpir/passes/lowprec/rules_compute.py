@@ -151,14 +151,12 @@ def matmul(state: Lowering, node: Node) -> None:
     if len(a.shape) < 2 or len(b.shape) < 2:
         copy_node(state, node)
         return
-    found = _int8_matmul(state, node)
+    turn, flip = bool(attrs(node).transpose_a), bool(attrs(node).transpose_b)
+    found = int8_product(state, a, b, turn, flip)
     if found is not None:
-        op, inputs = found
-        state.precision = "INT8"
-        state.set_real(node.outputs[0], state.emit(op, inputs))
+        state.set_real(node.outputs[0], state.emit(*found))
         return
-    left = _transposed(state, state.real(a)) if attrs(node).transpose_a else state.real(a)
-    flip = bool(attrs(node).transpose_b)
+    left = _transposed(state, state.real(a)) if turn else state.real(a)
     array = state.constant_of(b)
     if array is None:
         right = state.real(b)
@@ -173,8 +171,13 @@ def _transposed(state: Lowering, value: Value) -> Value:
     return state.emit(Transpose(), [value, constant((*range(rank - 2), rank - 1, rank - 2), np.int64)])
 
 
-def _int8_matmul(state: Lowering, node: Node) -> tuple[LoweredMatMul, list[Value]] | None:
-    a, b = node.inputs
+def int8_product(
+    state: Lowering, a: Value, b: Value, turn: bool, flip: bool, factor: float = 1.0
+) -> tuple[LoweredMatMul, list[Value]] | None:
+    """The product of `a` (with `turn` transposed), `b` (with `flip` transposed) and `factor` in codes, with its inputs.
+
+    None where an operand has no codes; the reason, if the IR asks for INT8, is noted.
+    """
     if not state.low_precision:
         return None
     weights = find_weights(b)
@@ -194,21 +197,24 @@ def _int8_matmul(state: Lowering, node: Node) -> tuple[LoweredMatMul, list[Value
     if not qa.is_per_tensor:
         state.refuse("the input's scale varies along the axis that is summed")
         return None
-    if a.shape[-2 if attrs(node).transpose_a else -1].length > max_products(weights):
+    if a.shape[-2 if turn else -1].length > max_products(weights):
         state.refuse(f"more than {max_products(weights)} products in one sum could leave int32")
         return None
     left = state.codes(a, False)
     assert left is not None
-    if attrs(node).transpose_a:
+    if turn:
         left = _transposed(state, left)
-    flip = bool(attrs(node).transpose_b)
     if weights is None:
-        return _codes_times_codes(state, left, b, qa, flip)
-    return _codes_times_weights(state, left, weights, qa, flip)
+        found = _codes_times_codes(state, left, b, qa, flip, factor)
+    else:
+        found = _codes_times_weights(state, left, weights, qa, flip, factor)
+    if found is not None:
+        state.precision = "INT8"
+    return found
 
 
 def _codes_times_codes(
-    state: Lowering, left: Value, b: Value, qa: QuantType, flip: bool
+    state: Lowering, left: Value, b: Value, qa: QuantType, flip: bool, factor: float
 ) -> tuple[LoweredMatMul, list[Value]] | None:
     qb, right = state.form(b).quant, state.codes(b, False)
     assert qb is not None
@@ -216,13 +222,13 @@ def _codes_times_codes(
     if not qb.is_per_tensor:
         state.refuse("the second input's scale varies along an axis")
         return None
-    scale = float(np.float32(float(qa.scale.reshape(())) * float(qb.scale.reshape(()))))
+    scale = float(np.float32(float(qa.scale.reshape(())) * float(qb.scale.reshape(())) * factor))
     epilogue = cast(input_(0, i32), f32) * scale
     return LoweredMatMul(flip, qa.zero_point, qb.zero_point, epilogue), [left, right]
 
 
 def _codes_times_weights(
-    state: Lowering, left: Value, weights: Weights, qa: QuantType, flip: bool
+    state: Lowering, left: Value, weights: Weights, qa: QuantType, flip: bool, factor: float
 ) -> tuple[LoweredMatMul, list[Value]] | None:
     codes = np.swapaxes(weights.codes, -1, -2) if flip else weights.codes
     scales = np.broadcast_to(weights.scale, weights.codes.shape)
@@ -230,7 +236,8 @@ def _codes_times_weights(
     if scale is None:
         state.refuse("the weights' scale varies along the axis that is summed")
         return None
-    combined = np.broadcast_to(scale.reshape(-1), (codes.shape[-1],)).astype(np.float64) * float(qa.scale.reshape(()))
+    real = float(qa.scale.reshape(())) * factor
+    combined = np.broadcast_to(scale.reshape(-1), (codes.shape[-1],)).astype(np.float64) * real
     op = LoweredMatMul(False, qa.zero_point, 0, SCALED)
     return op, [left, constant(np.ascontiguousarray(codes)), constant(combined.astype(np.float32))]
 

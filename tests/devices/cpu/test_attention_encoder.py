@@ -55,9 +55,12 @@ class Encoder(Builder):
         split = make("Reshape", x, constant(np.array([0, 0, HEADS, WIDTH // HEADS])), special_zero=True)
         return make("Transpose", split, constant(np.array(order)))
 
-    def attention(self, x: Value, mask: Value, turned: bool) -> Value:
+    def attention(self, x: Value, mask: Value, turned: bool, whole: bool) -> Value:
         q, k, v = (self.dense(x, WIDTH, WIDTH, name) for name in "qkv")
         q, k = self.quantize(q, "q/fq", 3.0), self.quantize(k, "k/fq", 2.5)
+        if whole:
+            parts = [self.heads(part, (0, 2, 1, 3)) for part in (q, k, v)]
+            return self.joined(make("ScaledDotProductAttention", *parts, mask, name="scores"))
         right = self.heads(k, (0, 2, 3, 1) if turned else (0, 2, 1, 3))
         scores = make(
             "MatMul", self.heads(q, (0, 2, 1, 3)), right, transpose_a=False, transpose_b=not turned, name="scores"
@@ -65,6 +68,9 @@ class Encoder(Builder):
         scaled = make("Multiply", scores, constant(np.float32(0.25)), name="scale")
         weights = make("Softmax", make("Add", scaled, mask, name="mask"), axis=-1, name="softmax")
         mixed = make("MatMul", weights, self.heads(v, (0, 2, 1, 3)), transpose_a=False, transpose_b=False, name="mixed")
+        return self.joined(mixed)
+
+    def joined(self, mixed: Value) -> Value:
         back = make("Transpose", mixed, constant(np.array([0, 2, 1, 3])), name="back")
         return make("Reshape", back, constant(np.array([0, 0, WIDTH])), special_zero=True, name="joined")
 
@@ -73,7 +79,8 @@ class Encoder(Builder):
         return make("Multiply", x, constant(self.rng.uniform(0.5, 1.0, (1, 1, WIDTH)).astype(np.float32)), name=name)
 
 
-def encoder(quantized: bool = True, turned: bool = False) -> Model:
+def encoder(quantized: bool = True, turned: bool = False, whole: bool = False) -> Model:
+    """`turned`: keys are transposed once more; `whole`: attention is one public operation."""
     b = Encoder(quantized)
     tokens = parameter((1, TOKENS, WIDTH), f32, "tokens")
     # the last tokens are padding
@@ -81,7 +88,7 @@ def encoder(quantized: bool = True, turned: bool = False) -> Model:
         np.where(np.arange(TOKENS) < 17, 0, np.finfo(np.float32).min).astype(np.float32).reshape(1, 1, 1, -1)
     )
     x = b.normalize(tokens.output, "first")
-    y = b.attention(b.quantize(b.smooth(x, "smooth1"), "x/fq"), mask, turned)
+    y = b.attention(b.quantize(b.smooth(x, "smooth1"), "x/fq"), mask, turned, whole)
     y = b.dense(b.quantize(b.smooth(y, "smooth2"), "joined/fq"), WIDTH, WIDTH, "out")
     x = b.normalize(make("Add", x, y, name="residual1"), "second")
     y = make("Gelu", b.dense(b.quantize(b.smooth(x, "smooth3"), "second/fq"), WIDTH, INNER, "inner"), name="gelu")
@@ -120,9 +127,9 @@ def by_reference(model: Model) -> Array:
 
 
 @pytest.mark.parametrize("isa", ISA_NAMES)
-@pytest.mark.parametrize("turned", [False, True])
-def test_quantized_encoder(isa: str, turned: bool) -> None:
-    model = encoder(turned=turned)
+@pytest.mark.parametrize(("turned", "whole"), [(False, False), (True, False), (False, True)])
+def test_quantized_encoder(isa: str, turned: bool, whole: bool) -> None:
+    model = encoder(turned=turned, whole=whole)
     assert_close(on_cpu(model, isa), by_reference(model), FLIPPED)
 
 
@@ -159,6 +166,15 @@ def test_attention_is_one_operation() -> None:
     assert op.head_axes == (2, 2, 2, 2)
     # SmoothQuant and the FakeQuantize behind the joined heads are its epilogue
     assert op.epilogue.type.name == "u8"
+
+
+def test_the_public_operation_multiplies_codes() -> None:
+    lowered = lower.lower_model(encoder(whole=True))
+    (node,) = [n for n in lowered.nodes() if isinstance(n.op, LoweredAttention)]
+    assert [v.element_type.name for v in node.inputs[:3]] == ["u8", "u8", "f32"]
+    assert not [n for n in lowered.nodes() if n.op.type_name == "Transpose"]
+    assert lowered.rt_info["precision"]["scores"] == "INT8"
+    assert not lowered.rt_info["refused"]
 
 
 def test_nothing_runs_through_eval() -> None:
