@@ -11,6 +11,7 @@ from lpir.ir.model import Model
 from lpir.ops.boundary import Constant
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul
 from lpir.ops.lowered_attention import LoweredAttention
+from lpir.ops.lowered_compressed import CompressedMatMul
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def work_of(node: Node) -> Work:
         case LoweredConvolution():
             weights = node.inputs[1]
             int8 = _size(node.outputs[0]) * _size(weights) // max(weights.shape.to_static()[-1], 1)
-        case LoweredMatMul():
+        case LoweredMatMul() | CompressedMatMul():
             int8 = _size(node.outputs[0]) * node.inputs[0].shape.to_static()[-1]
         case LoweredAttention():
             q, k, v = (node.op.heads_first(i, x.shape.to_static()) for i, x in enumerate(node.inputs[:3]))

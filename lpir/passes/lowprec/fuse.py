@@ -22,13 +22,18 @@ from lpir.ops.lowered import (
     Reduce,
     Table,
 )
+from lpir.ops.lowered_compressed import CompressedMatMul
 from lpir.passes.lowprec.clamps import drop_inner_clamps
 from lpir.passes.lowprec.scales import fold_output_scale
 from lpir.scalar.evaluate import evaluate
 from lpir.scalar.expr import Expr, const, input_, substitute
 from lpir.scalar.simplify import simplify
 
-WITH_EPILOGUE = (LoweredConvolution, LoweredMatMul, Pool, Reduce, LoweredSoftmax, LoweredNormalize)
+# operations with an epilogue, and how many inputs come before its operands
+WITH_EPILOGUE: dict[type[Op], int] = {
+    **{LoweredConvolution: 2, LoweredMatMul: 2, CompressedMatMul: 4},
+    **{Pool: 1, Reduce: 1, LoweredSoftmax: 1, LoweredNormalize: 1},
+}
 # a dequantization has at most so many functions: cheaper to do again than to store its float result
 CHEAP = 5
 TRANSCENDENTAL = {"exp", "log", "erf", "tanh", "sin", "cos", "pow"}
@@ -183,7 +188,7 @@ def fuse_epilogue(node: Node) -> None:
     producer = value.node
     op: Any = producer.op
     first = op.first_operand if isinstance(op, Pool) else 1
-    fixed = len(producer.inputs) - _operand_count(producer)
+    fixed = WITH_EPILOGUE[type(op)]
     operands = list(producer.inputs[fixed:])
     leaves: dict[int, Expr] = {}
     for index, source in enumerate(node.inputs):
@@ -205,7 +210,7 @@ def fuse_epilogue(node: Node) -> None:
 
 def _takes_epilogue(value: Value, node: Node) -> bool:
     op = value.node.op
-    if not isinstance(op, WITH_EPILOGUE) or value.shape != node.outputs[0].shape:
+    if type(op) not in WITH_EPILOGUE or value.shape != node.outputs[0].shape:
         return False
     if any(use.node is not node for use in value.uses):
         return False
@@ -240,11 +245,6 @@ def _latest(candidates: list[Value]) -> Value:
         return depth[id(node)]
 
     return max(candidates, key=lambda v: measure(v.node))
-
-
-def _operand_count(node: Node) -> int:
-    """How many of the node's inputs are operands of its epilogue."""
-    return len(node.inputs) - (2 if isinstance(node.op, LoweredConvolution | LoweredMatMul) else 1)
 
 
 def _with_epilogue(op: Op, epilogue: Expr) -> Op:

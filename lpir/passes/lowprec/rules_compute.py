@@ -21,10 +21,11 @@ from lpir.ops.lowered import (
     Reduce,
     window_counts,
 )
+from lpir.ops.lowered_compressed import CompressedMatMul
 from lpir.ops.reshaping import Reshape, Transpose
 from lpir.passes.lowprec.forms import Lowering, physical_axis
 from lpir.passes.lowprec.rules import attrs, copy_node, rule
-from lpir.passes.lowprec.weights import Weights, find_weights
+from lpir.passes.lowprec.weights import Grouped, Weights, find_chain, find_grouped, find_weights
 from lpir.scalar.expr import Expr, apply, cast, input_
 
 INT32_MAX = 2**31 - 1
@@ -157,6 +158,10 @@ def matmul(state: Lowering, node: Node) -> None:
         state.set_real(node.outputs[0], state.emit(*found))
         return
     left = _transposed(state, state.real(a)) if turn else state.real(a)
+    compressed = compressed_operands(state, b, flip)
+    if compressed is not None:
+        state.set_real(node.outputs[0], state.emit(CompressedMatMul(flip, IDENTITY), [left, *compressed]))
+        return
     array = state.constant_of(b)
     if array is None:
         right = state.real(b)
@@ -164,6 +169,18 @@ def matmul(state: Lowering, node: Node) -> None:
         right = constant(np.ascontiguousarray(np.swapaxes(array, -1, -2) if flip else array, np.float32))
         flip = False
     state.set_real(node.outputs[0], state.emit(LoweredMatMul(flip, 0, 0, IDENTITY), [left, right]))
+
+
+def compressed_operands(state: Lowering, b: Value, flip: bool) -> list[Value] | None:
+    """Codes, scale and zero point of weights that stay compressed, or None; says why where they are decompressed."""
+    found = find_grouped(b, 1 if flip else 0) if b.element_type == f32 else None
+    if isinstance(found, str):
+        state.refuse(f"{found}: decoded when the model is compiled")
+    if not isinstance(found, Grouped):
+        return None
+    state.refuse(f"the weights stay {found.element_type} codes in memory and are decoded where they are multiplied")
+    vectors = [np.ascontiguousarray(x.T) if flip else x for x in (found.scale, found.zero_point)]
+    return [constant(found.codes, found.element_type), *(constant(v) for v in vectors)]
 
 
 def _transposed(state: Lowering, value: Value) -> Value:
@@ -180,14 +197,13 @@ def int8_product(
     """
     if not state.low_precision:
         return None
-    weights = find_weights(b)
-    if not state.has_codes(a) and not state.has_codes(b) and weights is None:
+    if not state.has_codes(a):
+        if state.has_codes(b) or find_chain(b) is not None:
+            state.refuse(f"the input '{a.name}' is not quantized: it has no FakeQuantize")
         return None
+    weights = find_weights(b)
     if isinstance(weights, str):
         state.refuse(weights)
-        return None
-    if not state.has_codes(a):
-        state.refuse(f"the input '{a.name}' is not quantized: it has no FakeQuantize")
         return None
     if weights is None and not state.has_codes(b):
         state.refuse(f"the input '{b.name}' is not quantized: it has no FakeQuantize")

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 
 from lpir.ir.graph import Node, QuantType, Value
-from lpir.ir.types import f32, i32
 from lpir.ops.bases import normalize_axis
 from lpir.ops.boundary import constant
-from lpir.ops.lowered import Elementwise
 from lpir.ops.reshaping import Reshape, Transpose
 from lpir.passes.lowprec.forms import Lowering, channels_last, physical_axis
 from lpir.passes.lowprec.rules import attrs, rule
-from lpir.passes.lowprec.weights import Weights, find_weights
-from lpir.scalar.expr import cast, input_
 
 
 def data_codes(state: Lowering, value: Value, last: bool) -> tuple[Value, QuantType | None]:
@@ -90,7 +85,7 @@ def split(state: Lowering, node: Node) -> None:
     """The axis follows the layout."""
     x = node.inputs[0]
     rank = len(x.shape)
-    axis = normalize_axis(_scalar(state, node.inputs[1]), rank)
+    axis = normalize_axis(scalar(state, node.inputs[1]), rank)
     last = state.prefers_last([x], rank)
     source, quant = data_codes(state, x, last)
     rest = [_plain(state, v) for v in node.inputs[2:]]
@@ -130,30 +125,6 @@ def pad(state: Lowering, node: Node) -> None:
     give(state, node.outputs[0], state.emit(op, [state.real(x, last), *amounts, *fills]), None, last)
 
 
-@rule("Gather")
-def gather(state: Lowering, node: Node) -> None:
-    """A table of 8-bit rows stays 8-bit: codes and scales are gathered, then multiplied."""
-    data, indices, axis_value = node.inputs
-    axis = normalize_axis(_scalar(state, axis_value), len(data.shape))
-    index = state.real(indices)
-    weights = find_weights(data) if id(data) in state.known else None
-    if isinstance(weights, Weights) and weights.codes.dtype == np.int8 and axis == 0 and _per_row(weights):
-        state.precision = "INT8"
-        zero = constant(np.int64(0))
-        rows = state.emit(node.op, [constant(weights.codes), index, zero])
-        table = np.broadcast_to(weights.scale, (weights.codes.shape[0], *[1] * (weights.codes.ndim - 1)))
-        scale = state.emit(node.op, [constant(np.ascontiguousarray(table)), index, zero])
-        expr = cast(cast(input_(0, rows.element_type), i32), f32) * input_(1, f32)
-        state.set_real(node.outputs[0], state.emit(Elementwise(expr), [rows, scale]))
-        return
-    source, quant = data_codes(state, data, False)
-    give(state, node.outputs[0], state.emit(node.op, [source, index, constant(axis, np.int64)]), quant)
-
-
-def _per_row(weights: Weights) -> bool:
-    return math.prod(weights.scale.shape[1:]) == 1 and weights.scale.ndim in (0, weights.codes.ndim)
-
-
 @rule("Convert")
 def convert(state: Lowering, node: Node) -> None:
     """Between types of the same meaning nothing is done."""
@@ -170,6 +141,6 @@ def _plain(state: Lowering, value: Value) -> Value:
     return state.real(value, False)
 
 
-def _scalar(state: Lowering, value: Value) -> int:
+def scalar(state: Lowering, value: Value) -> int:
     found = state.constant_of(value)
     return int(np.asarray(found).reshape(-1)[0])

@@ -9,6 +9,7 @@ import numpy as np
 
 from lpir.ir.graph import Value
 from lpir.ir.op import Array
+from lpir.ir.types import ElementType
 from lpir.ops.boundary import constant_data
 
 # how far from a whole number a code may lie once the zero point is off: float32 arithmetic
@@ -36,8 +37,32 @@ class Weights:
         return np.asarray(first, np.float32).squeeze(others) if others else np.asarray(first, np.float32)
 
 
-def find_weights(value: Value) -> Weights | str | None:
-    """The 8-bit weights behind `value`; None if it is no such chain, a reason if the chain cannot be used in INT8."""
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Codes as a file has them: `real = scale * (codes - zero_point)`, reshaped to `shape` where that is not None."""
+
+    codes: Array
+    element_type: ElementType
+    scale: Array
+    zero_point: Array | None
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Grouped:
+    """A matrix of codes whose scale and zero point (float32) vary along one axis and, in groups, along the other.
+
+    `codes` [R, C]; `scale` and `zero_point` [R, G] where groups follow each other along the columns, or [G, C].
+    """
+
+    codes: Array
+    element_type: ElementType
+    scale: Array
+    zero_point: Array
+
+
+def find_chain(value: Value) -> Chain | None:
+    """The codes behind `value`, or None if it is no such chain."""
     shape: tuple[int, ...] | None = None
     node = value.node
     while node.op.type_name in ("Reshape", "Convert") and constant_data(node.inputs[0]) is None:
@@ -56,9 +81,41 @@ def find_weights(value: Value) -> Weights | str | None:
             return None
     if chain.node.op.type_name != "Convert" or (codes := constant_data(chain.node.inputs[0])) is None:
         return None
-    if chain.node.inputs[0].element_type.name not in CODES:
+    element_type = chain.node.inputs[0].element_type
+    return Chain(codes, element_type, scale, zero_point, shape) if element_type.name in CODES else None
+
+
+def find_weights(value: Value) -> Weights | str | None:
+    """The 8-bit weights behind `value`; None if it is no such chain, a reason if the chain cannot be used in INT8."""
+    chain = find_chain(value)
+    return None if chain is None else _make(chain.codes, chain.scale, chain.zero_point, chain.shape)
+
+
+def find_grouped(value: Value, axis: int) -> Grouped | str | None:
+    """The matrix of codes behind `value`, in groups along `axis` (0 or 1); None if it is no such chain.
+
+    A reason in words if its scales are not constant along groups of equal length.
+    """
+    chain = find_chain(value)
+    if chain is None:
         return None
-    return _make(codes, scale, zero_point, shape)
+    shape, codes = value.shape.to_static(), chain.codes
+    if len(shape) != 2:
+        return f"the weights have {len(shape)} axes, not 2"
+    # three axes: the groups and what is inside a group, which are one axis of the matrix
+    cut = codes.shape if codes.ndim == 3 else (*codes.shape[:axis], 1, *codes.shape[axis:])
+    if (*cut[:axis], cut[axis] * cut[axis + 1], *cut[axis + 2 :]) != shape:
+        return f"codes {list(codes.shape)} are no groups of {list(shape)} along axis {axis}"
+    zero_point = np.zeros((), np.float32) if chain.zero_point is None else chain.zero_point
+    vectors = []
+    for x in (chain.scale, zero_point):
+        full = x.astype(np.float32).reshape((1,) * (codes.ndim - x.ndim) + x.shape)
+        full = full if codes.ndim == 3 else np.expand_dims(full, axis)
+        if full.shape[axis + 1] != 1:
+            return "the weights' scale or zero point varies inside a group"
+        spread = np.broadcast_to(full, (*cut[: axis + 1], 1, *cut[axis + 2 :]))
+        vectors.append(np.ascontiguousarray(np.squeeze(spread, axis + 1)))
+    return Grouped(codes.reshape(shape), chain.element_type, *vectors)
 
 
 def _make(codes: Array, scale: Array, zero_point: Array | None, shape: tuple[int, ...] | None) -> Weights | str:
