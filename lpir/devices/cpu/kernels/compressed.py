@@ -34,8 +34,8 @@ from lpir.ops.lowered import expanded
 from lpir.ops.lowered_compressed import CompressedMatMul
 from lpir.scalar.expr import Expr
 
-# rows of the sum that a panel holds at most, and rows of the input that one panel serves
-DEPTH = 256
+# rows of the sum that are added up, or in a panel, before the others, and rows of the input that one panel serves
+DEPTH = 128
 ROWS = 128
 
 
@@ -58,12 +58,14 @@ class Compressed(Kernel):
         op, (k, n) = node.op, kernel_size(node)
         assert isinstance(op, CompressedMatMul)
         codes, scale, zero = (np.asarray(constant_data(v)) for v in node.inputs[1:4])
+        length = k // len(scale)
+        depth = panel_depth(length, storage)
         packed = pack(codes.T if op.transpose_b else codes, scale, zero, storage, isa.lanes(), vectors)
         return {
             **{"x": ctx.ref(node.inputs[0]), "codes": ctx.constant(packed.codes), "out": ctx.ref(node.output)},
             **{"scale": ctx.constant(packed.scale), "zero": ctx.constant(packed.zero)},
             **{"m": row_count(node), "n": n, "k": k, "groups": len(scale), "blocks": len(packed.scale)},
-            "out_row": n * element_bytes(op.epilogue.type),
+            **{"out_row": n * element_bytes(op.epilogue.type), "depth": depth, "pieces": length // depth},
         }
 
     def operands(self, node: Node) -> tuple[Operand, ...]:
@@ -117,8 +119,7 @@ class Stream(Compressed):
         # sums of a group and of all groups, weights and zero points stay in registers
         vectors = max(1, min(4, columns, (isa.registers - 4) // (2 * m + 2)))
         values = self.values(node, isa, ctx, storage, vectors)
-        values["length"] = length
-        unroll = 1 if storage.bits == 4 else next(u for u in (4, 2, 1) if length % u == 0)
+        unroll = 1 if storage.bits == 4 else next(u for u in (4, 2, 1) if panel_depth(length, storage) % u == 0)
         narrow = kernel_size(node)[1] < isa.lanes()
         made = stream_kernel(isa, Tile(m, vectors), storage, unroll, narrow, op.epilogue, self.operands(node))
         return [self.step(node, ctx, made, values)]
@@ -155,7 +156,7 @@ class Panel(Compressed):
         chunks = max(-(-m // ROWS), min(-(-m // tile.rows), -(-2 * ctx.threads // blocks)))
         wide = tile.vectors * isa.lanes() * 4
         rows = (-(-m // chunks) + tile.rows) * wide
-        values |= {"depth": depth, "pieces": length // depth, "m_chunks": chunks}
+        values["m_chunks"] = chunks
         values |= {"panel": ctx.scratch(ctx.threads * depth * wide), "sums": ctx.scratch(ctx.threads * rows)}
         values["sum_bytes"] = rows
         made = panel_kernel(isa, tile, storage, n < isa.lanes(), op.epilogue, self.operands(node))

@@ -12,8 +12,8 @@ from lpir.devices.cpu.kernels.epilogue import Epilogue, element_bytes, store_lan
 from lpir.devices.cpu.kernels.tiling import Tile
 
 _POINTERS = ("x", "codes", "scale", "zero", "out")
-_SIZES = ("m", "n", "k", "groups", "blocks", "out_row")
-_PANEL = ("depth", "pieces", "m_chunks", "sum_bytes")
+_SIZES = ("m", "n", "k", "groups", "blocks", "out_row", "depth", "pieces")
+_PANEL = ("m_chunks", "sum_bytes")
 
 
 class Printer:
@@ -56,6 +56,10 @@ class Printer:
             return [self.f.zeros(self.type)] * self.tile.vectors
         return self.group_vectors("zero", block, group)
 
+    def panels(self) -> Value:
+        """Pieces of `depth` rows of all groups."""
+        return self.f.mul(self.f.p["groups"], self.f.p["pieces"])
+
     def codes_of(self, block: Value) -> Value:
         """Where a block's codes begin."""
         f, storage = self.f, self.storage
@@ -86,9 +90,6 @@ class StreamPrinter(Printer):
 
     kind = "weight_stream"
 
-    def params(self) -> dict[str, str]:
-        return {**super().params(), "length": "i64"}
-
     def kernel(self, unroll: int) -> Kernel:
         """`unroll`: decoded rows a round of the inner loop, besides those that one word holds."""
         f, (rows, vectors) = self.f, (self.tile.rows, self.tile.vectors)
@@ -97,21 +98,22 @@ class StreamPrinter(Printer):
         nothing = [f.zeros(self.type)] * (rows * vectors)
         with f.loop(*f.my_range(f.p["blocks"]), name="block") as block:
             start = [self.codes_of(block.index), *nothing]
-            with f.loop(0, f.p["groups"], carried=start, nonempty=True, name="group") as group:
-                zeros = self.zeros_of(block.index, group.index)
-                first = f.mul(group.index, f.p["length"])
-                end = f.add(first, f.p["length"])
-                carried = [group.values[0], *nothing]
+            with f.loop(0, self.panels(), carried=start, nonempty=True, name="piece") as piece:
+                group = f.udiv(piece.index, f.p["pieces"])
+                zeros = self.zeros_of(block.index, group)
+                first = f.mul(piece.index, f.p["depth"])
+                end = f.add(first, f.p["depth"])
+                carried = [piece.values[0], *nothing]
                 with f.loop(first, end, unroll * self.storage.step, carried=carried, nonempty=True, name="k") as k:
                     k.next = self.round(x, k.index, k.values, zeros, unroll)
-                scales = self.group_vectors("scale", block.index, group.index)
+                scales = self.group_vectors("scale", block.index, group)
                 totals = [
                     f.intrinsic("llvm.fma", self.type, own, scales[i % vectors], total)
-                    for i, (own, total) in enumerate(zip(k.results[1:], group.values[1:], strict=True))
+                    for i, (own, total) in enumerate(zip(k.results[1:], piece.values[1:], strict=True))
                 ]
-                group.next = [k.results[0], *totals]
+                piece.next = [k.results[0], *totals]
             channels = self.channels(block.index)
-            for i, total in enumerate(group.results[1:]):
+            for i, total in enumerate(piece.results[1:]):
                 self.finish(total, f.const("i64", i // vectors), channels[i % vectors])
         return f.kernel()
 
@@ -146,13 +148,12 @@ class PanelPrinter(Printer):
         self.epilogue.start(f, self.lanes)
         panel = f.gep(f.p["panel"], f.mul(f.mul(f.tid, f.p["depth"]), self.wide * 4))
         sums = f.gep(f.p["sums"], f.mul(f.tid, f.p["sum_bytes"]))
-        panels = f.mul(f.p["groups"], f.p["pieces"])
         with f.loop(*f.my_range(f.mul(f.p["blocks"], f.p["m_chunks"])), name="unit") as unit:
             block, chunk = f.udiv(unit.index, f.p["m_chunks"]), f.urem(unit.index, f.p["m_chunks"])
             first = f.udiv(f.mul(f.p["m"], chunk), f.p["m_chunks"])
             end = f.udiv(f.mul(f.p["m"], f.add(chunk, 1)), f.p["m_chunks"])
             f.memset(sums, f.const("i8", 0), f.p["sum_bytes"])
-            with f.loop(0, panels, carried=[self.codes_of(block)], nonempty=True, name="piece") as piece:
+            with f.loop(0, self.panels(), carried=[self.codes_of(block)], nonempty=True, name="piece") as piece:
                 group = f.udiv(piece.index, f.p["pieces"])
                 piece.next = [self.fill(panel, block, group, piece.values[0])]
                 x = f.gep(f.p["x"], f.mul(piece.index, f.p["depth"]), "float")
