@@ -1,8 +1,9 @@
 """Weights of 4 or 8 bits in the order in which kernels decode them, and the code that decodes a vector.
 
 A block holds `vectors * lanes` channels. Its codes lie in the order of the sum: a row of bytes for each k, or, with 4
-bits, a row of 32-bit words that hold 8 successive k each. A 4-bit code is or-ed into the mantissa of 2**23, which gives
-the float `2**23 + code` without a conversion; the zero point is stored as `2**23 + zero_point` to be subtracted.
+bits, a row of 32-bit words that hold 8 successive k each. Four bits of a word, masked where they are and or-ed with the
+exponent that gives them the weight 1, are the float `2**(23 - position) + code`: no shift and no conversion. What is
+subtracted is `2**(23 - position) + zero_point`. Only the last three codes of a word lie too high for that.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from lpir.ir.types import ElementType
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# float32 of this exponent has whole numbers as its mantissa
-WHOLE = float(1 << 23)
-WHOLE_BITS = 0x4B000000
 NIBBLES = 8
+# codes of a word whose bits lie in the mantissa of a float32; the others are shifted down by so many codes
+IN_PLACE = 5
+# the exponent and the fraction of float32
+BIAS, FRACTION = 127, 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +82,36 @@ def pack(codes: Array, scale: Array, zero: Array, storage: Storage, lanes: int, 
     for i in range(NIBBLES):
         words |= nibbles[i::NIBBLES].astype(np.uint32) << np.uint32(4 * i)
     packed = np.ascontiguousarray(words[:, found].transpose(1, 0, 2))
-    offset = np.ascontiguousarray(spread(zero) + np.float32(WHOLE + lowest))
-    return Packed(packed, np.ascontiguousarray(spread(scale)), offset)
+    return Packed(packed, np.ascontiguousarray(spread(scale)), np.ascontiguousarray(spread(zero + np.float32(lowest))))
 
 
-def decode(f: Function, storage: Storage, at: Value, zeros: list[Value], lanes: int) -> list[list[Value]]:
+def centres(f: Function, storage: Storage, zeros: list[Value]) -> list[list[Value]]:
+    """What `decode` subtracts, from the zero points of each vector: for 4 bits one for each place in a word."""
+    if storage.bits == 8:
+        return [zeros]
+    return [
+        [f.fadd(zero, f.const(zero.type, float(1 << (FRACTION - 4 * i)))) for zero in zeros] for i in range(IN_PLACE)
+    ]
+
+
+def decode(f: Function, storage: Storage, at: Value, centre: list[list[Value]], lanes: int) -> list[list[Value]]:
     """`code - zero_point` of the next `storage.step` rows at `at`: a list of vectors for each row."""
     if storage.bits == 8:
-        return [[_byte(f, storage, at, j, zeros, lanes) for j in range(len(zeros))]]
-    words = [f.load(vector_of("i32", lanes), f.gep(at, 4 * lanes * j), 4) for j in range(len(zeros))]
-    rows = []
-    for i in range(NIBBLES):
-        row = []
-        for word, zero in zip(words, zeros, strict=True):
-            low = f.binary("lshr", word, f.const(word.type, 4 * i)) if i else word
-            code = f.binary("and", low, f.const(word.type, 15)) if i < NIBBLES - 1 else low
-            whole = f.binary("or", code, f.const(word.type, WHOLE_BITS))
-            row.append(f.fsub(f.convert("bitcast", whole, vector_of("float", lanes)), zero))
-        rows.append(row)
-    return rows
+        return [[_byte(f, storage, at, j, centre[0], lanes) for j in range(len(centre[0]))]]
+    words = [f.load(vector_of("i32", lanes), f.gep(at, 4 * lanes * j), 4) for j in range(len(centre[0]))]
+    high = [f.binary("lshr", word, f.const(word.type, 4 * IN_PLACE)) for word in words]
+    return [
+        [_nibble(f, word, i % IN_PLACE, zero) for word, zero in zip(source, centre[i % IN_PLACE], strict=True)]
+        for i in range(NIBBLES)
+        for source in [words if i < IN_PLACE else high]
+    ]
+
+
+def _nibble(f: Function, word: Value, place: int, zero: Value) -> Value:
+    """Code number `place` of each word, less the zero point."""
+    code = f.binary("and", word, f.const(word.type, 15 << 4 * place))
+    whole = f.binary("or", code, f.const(word.type, BIAS + FRACTION - 4 * place << FRACTION))
+    return f.fsub(f.convert("bitcast", whole, vector_of("float", word.lanes)), zero)
 
 
 def _byte(f: Function, storage: Storage, at: Value, j: int, zeros: list[Value], lanes: int) -> Value:

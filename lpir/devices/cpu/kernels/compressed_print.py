@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lpir.devices.cpu.codegen.abi import Kernel
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
-from lpir.devices.cpu.kernels.codes_pack import Storage, decode
+from lpir.devices.cpu.kernels.codes_pack import Storage, centres, decode
 from lpir.devices.cpu.kernels.epilogue import Epilogue, element_bytes, store_lanes
 from lpir.devices.cpu.kernels.tiling import Tile
 
@@ -50,11 +50,11 @@ class Printer:
         at = f.gep(f.p[name], row, "float")
         return [f.load(self.type, f.gep(at, j * self.lanes, "float"), 4) for j in range(self.tile.vectors)]
 
-    def zeros_of(self, block: Value, group: Value) -> list[Value]:
+    def centres_of(self, block: Value, group: Value) -> list[list[Value]]:
         """What is subtracted from the codes of a group; unread where the storage has no zero points."""
         if not self.storage.zero:
-            return [self.f.zeros(self.type)] * self.tile.vectors
-        return self.group_vectors("zero", block, group)
+            return [[self.f.zeros(self.type)] * self.tile.vectors]
+        return centres(self.f, self.storage, self.group_vectors("zero", block, group))
 
     def panels(self) -> Value:
         """Pieces of `depth` rows of all groups."""
@@ -100,12 +100,12 @@ class StreamPrinter(Printer):
             start = [self.codes_of(block.index), *nothing]
             with f.loop(0, self.panels(), carried=start, nonempty=True, name="piece") as piece:
                 group = f.udiv(piece.index, f.p["pieces"])
-                zeros = self.zeros_of(block.index, group)
+                centre = self.centres_of(block.index, group)
                 first = f.mul(piece.index, f.p["depth"])
                 end = f.add(first, f.p["depth"])
                 carried = [piece.values[0], *nothing]
                 with f.loop(first, end, unroll * self.storage.step, carried=carried, nonempty=True, name="k") as k:
-                    k.next = self.round(x, k.index, k.values, zeros, unroll)
+                    k.next = self.round(x, k.index, k.values, centre, unroll)
                 scales = self.group_vectors("scale", block.index, group)
                 totals = [
                     f.intrinsic("llvm.fma", self.type, own, scales[i % vectors], total)
@@ -117,12 +117,14 @@ class StreamPrinter(Printer):
                 self.finish(total, f.const("i64", i // vectors), channels[i % vectors])
         return f.kernel()
 
-    def round(self, x: list[Value], k: Value, carried: list[Value], zeros: list[Value], unroll: int) -> list[Value]:
+    def round(
+        self, x: list[Value], k: Value, carried: list[Value], centre: list[list[Value]], unroll: int
+    ) -> list[Value]:
         """One round of the inner loop: the next place in the codes, and the sums."""
         f, vectors = self.f, self.tile.vectors
         at, sums = carried[0], carried[1:]
         for u in range(unroll):
-            for i, weights in enumerate(decode(f, self.storage, at, zeros, self.lanes)):
+            for i, weights in enumerate(decode(f, self.storage, at, centre, self.lanes)):
                 ahead = u * self.storage.step + i
                 sums = [
                     s
@@ -165,9 +167,9 @@ class PanelPrinter(Printer):
     def fill(self, panel: Value, block: Value, group: Value, codes: Value) -> Value:
         """Decodes the next `depth` rows of weights into the panel; the place behind their codes."""
         f, storage = self.f, self.storage
-        zeros, scales = self.zeros_of(block, group), self.group_vectors("scale", block, group)
+        centre, scales = self.centres_of(block, group), self.group_vectors("scale", block, group)
         with f.loop(0, f.p["depth"], storage.step, carried=[codes], nonempty=True, name="fill") as k:
-            for i, row in enumerate(decode(f, storage, k.values[0], zeros, self.lanes)):
+            for i, row in enumerate(decode(f, storage, k.values[0], centre, self.lanes)):
                 at = f.gep(panel, f.mul(f.add(k.index, i), self.wide), "float")
                 for j, centred in enumerate(row):
                     f.store(f.fmul(centred, scales[j]), f.gep(at, j * self.lanes, "float"), self.align)
