@@ -27,6 +27,7 @@ from lpir.devices.cpu.kernels.base import Kernel
 from lpir.devices.cpu.select import all_kernels
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul
 from lpir.ops.lowered_attention import LoweredAttention
+from lpir.ops.lowered_compressed import CompressedMatMul
 from tests.devices.cpu.emulator import emulate, missing
 from tests.devices.cpu.harness import Prepared, assert_guarded, build, prepare
 from tests.devices.cpu.problems import Problem, problems_for, timed_problems
@@ -78,7 +79,7 @@ def operations_of(problem: Problem) -> tuple[float, str]:
     out, op = math.prod(problem.expected[0].shape), problem.op
     if isinstance(op, LoweredConvolution):
         return out * math.prod(problem.inputs[1].shape[:-1]), "GMAC/s"
-    if isinstance(op, LoweredMatMul):
+    if isinstance(op, LoweredMatMul | CompressedMatMul):
         return out * problem.inputs[0].shape[-1], "GMAC/s"
     if isinstance(op, LoweredAttention):
         q, k, v = (x.shape for x in problem.inputs[:3])

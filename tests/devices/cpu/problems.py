@@ -32,15 +32,18 @@ from lpir.ops.lowered import (
     Table,
 )
 from lpir.ops.lowered_attention import LoweredAttention
+from lpir.ops.lowered_compressed import CompressedMatMul
 from lpir.scalar.expr import Expr, apply, cast, clamp, exp, input_, rint_i32
 from tests.devices.cpu.harness import Array, make_node
 from tests.devices.cpu.test_attention import ATTENTION
+from tests.devices.cpu.test_compressed import layer
 from tests.devices.test_conformance import DEVICE_F32
 from tests.tolerances import EXACT, F32_CHAIN, F32_SUM, Tolerance
 
 ACC, FLOAT = input_(0, i32), input_(0)
 REQUANT = cast(rint_i32(clamp((cast(ACC, f32) * input_(1) + input_(2)) * 0.37, -3.0, 252.0)) + 3, u8)
 RELU6 = clamp(FLOAT + input_(1), 0.0, 6.0)
+PRODUCT = CompressedMatMul(False, FLOAT)
 # codes and weights
 EXTREMES: dict[str, tuple[int, tuple[int, ...]]] = {
     "255 x 127": (255, (127,)),
@@ -88,7 +91,17 @@ def problems_for(kernel: Kernel, isa: Isa, problems: Sequence[Problem] = ()) -> 
 @functools.cache
 def all_problems() -> tuple[Problem, ...]:
     """Every problem."""
-    makers = (_convolutions, _depthwise, _products, _products_of_codes, _attention, _floats, _elements, _samples)
+    makers = (
+        _convolutions,
+        _depthwise,
+        _products,
+        _products_of_codes,
+        _attention,
+        _floats,
+        _compressed,
+        _elements,
+        _samples,
+    )
     return tuple(problem for maker in makers for problem in maker())
 
 
@@ -246,6 +259,13 @@ def _floats() -> Iterator[Problem]:
         yield Problem(f"normalize 12x{length}", norm, inputs, (), F32_SUM.per(9 * length + 1000))
 
 
+def _compressed() -> Iterator[Problem]:
+    for type in ("i8", "u8", "i4", "u4"):
+        for m, k, n, groups in [(1, 96, 1, 1), (1, 256, 33, 2), (2, 300, 64, 1), (9, 192, 100, 3)]:
+            inputs = layer(type, m, k, n, groups)
+            yield Problem(f"{type} {m}x{k}x{n}g{groups}", PRODUCT, tuple(inputs), (1, 2, 3), F32_SUM.per(k))
+
+
 def _elements() -> Iterator[Problem]:
     rng = np.random.default_rng(0)
     for dtype in (np.uint8, np.float32, np.int64):
@@ -317,6 +337,7 @@ def timed_problems() -> tuple[Problem, ...]:
             (1, 2, 3),
         ),
         Problem("matmul f32", LoweredMatMul(False, 0, 0, FLOAT), (_normal(128, 384), _normal(384, 1536)), (1,)),
+        *(Problem(f"u4 {m}", PRODUCT, tuple(layer("u4", m, 1024, 4096, 8)), (1, 2, 3)) for m in (64, 1)),
         Problem("codes", LoweredMatMul(True, 3, 131, score), (_codes(*head), _codes(*head))),
         Problem(
             "attention",
