@@ -8,6 +8,7 @@ executor, parameter words, steps, and the arena in which all tensors lie.
 from __future__ import annotations
 
 from lpir.devices.cpu.aot.checks import PERMISSION, STATES
+from lpir.devices.cpu.codegen.effort import QUICK
 from lpir.devices.cpu.codegen.executor import HEADER_BYTES
 from lpir.devices.cpu.permission import ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA
 
@@ -293,4 +294,4 @@ never:
 
 def interface_text() -> str:
     """LLVM text that defines `FUNCTIONS`, on top of the executor's."""
-    return _SUPPORTED + _CREATE + _RUN + _tensors("inputs") + _tensors("outputs")
+    return f"{QUICK}\n" + _SUPPORTED + _CREATE + _RUN + _tensors("inputs") + _tensors("outputs")

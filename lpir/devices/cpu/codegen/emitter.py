@@ -30,8 +30,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from lpir.devices.cpu.codegen.abi import Kernel
+from lpir.devices.cpu.codegen.effort import AS_PRINTED
 
-AS_PRINTED = "; compiled as printed"
 # LLVM's "locality" of a prefetch
 FIRST_CACHE, SECOND_CACHE = 3, 2
 _VECTOR = re.compile(r"<(\d+) x (.+)>")

@@ -28,6 +28,8 @@ from __future__ import annotations
 import platform
 import sys
 
+from lpir.devices.cpu.codegen.effort import QUICK
+
 HEADER_BYTES = 448
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 _PAUSE = {
@@ -36,7 +38,9 @@ _PAUSE = {
 }
 
 # memory orders are spelled out: job and barrier numbers publish everything written before them
-_TEXT = """
+_TEXT = (
+    f"{QUICK}\n"
+    + """
 declare i32 @sched_yield()
 {declare}
 define internal void @lpir_wait(ptr %word, i32 %seen, ptr %sleepers, i64 %spins) {{
@@ -285,6 +289,7 @@ define void @stop(ptr %pool) {{
   ret void
 }}
 """
+)
 
 SYMBOLS = ("submit", "worker", "stop")
 

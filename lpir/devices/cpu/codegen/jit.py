@@ -17,12 +17,12 @@ import functools
 import sys
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import RLock
+from threading import RLock, local
 from typing import TYPE_CHECKING, Any
 
 import llvmlite.binding as llvm
 
-from lpir.devices.cpu.codegen.emitter import AS_PRINTED
+from lpir.devices.cpu.codegen.effort import AS_PRINTED, QUICK
 from lpir.devices.cpu.codegen.processor import linux_arm_features
 from lpir.devices.cpu.linker.elf import read_object
 from lpir.devices.cpu.linker.memory import Code
@@ -31,6 +31,9 @@ from lpir.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from lpir.devices.cpu.isa import Isa
+
+# of code generation: level 2 takes a fifth longer than 1, and its kernels are no faster
+LEVEL, QUICK_LEVEL = 1, 0
 
 
 @functools.cache
@@ -76,7 +79,7 @@ def _machine(cpu: str, features: str, triple: str) -> llvm.TargetMachine:
     if triple and _is_foreign(triple):
         _initialize(foreign=True)
     return llvm.Target.from_triple(triple or llvm.get_default_triple()).create_target_machine(
-        cpu=cpu, features=features, opt=2, codemodel="small" if triple else "jitdefault"
+        cpu=cpu, features=features, opt=LEVEL, codemodel="small" if triple else "jitdefault"
     )
 
 
@@ -109,7 +112,7 @@ def _modules(texts: Iterable[str], machine: llvm.TargetMachine, triple: str) -> 
     printed: list[str] = []
     others: list[str] = []
     for text in texts:
-        (printed if text.startswith(AS_PRINTED) else others).append(text)
+        (printed if text.startswith((AS_PRINTED, QUICK)) else others).append(text)
     return [_module(group, machine, triple, group is others) for group in (others, printed) if group]
 
 
@@ -139,42 +142,78 @@ def links_objects() -> bool:
 
 def object_file(text: str, isa: Isa) -> bytes:
     """A relocatable, position-independent object of what `text` defines. Threads may call this side by side."""
-    triple = isa.triple
-    _initialize(_is_foreign(triple))
-    machine = llvm.Target.from_triple(triple).create_target_machine(
-        cpu=isa.cpu, features=isa.features, opt=2, reloc="pic", codemodel="small"
-    )
-    # modules of one context must not be used by two threads at once
-    context = llvm.create_context()
-    with _module([text], machine, triple, not text.startswith(AS_PRINTED), context) as module:
-        return _emit(machine, module)
+    level = QUICK_LEVEL if text.startswith(QUICK) else LEVEL
+    return _compiler(isa.triple, isa.cpu, isa.features, level).object_file(text)
+
+
+_LOCAL = local()
+
+
+def _compiler(*target: Any) -> _Compiler:
+    """This thread's compiler for a target: nothing of it may be used by two threads at once."""
+    compilers: dict[Any, _Compiler] = _LOCAL.__dict__.setdefault("compilers", {})
+    if target not in compilers:
+        compilers[target] = _Compiler(*target)
+    return compilers[target]
+
+
+class _Compiler:
+    """LLVM for one target and one thread."""
+
+    def __init__(self, triple: str, cpu: str, features: str, level: int) -> None:
+        _initialize(_is_foreign(triple))
+        self.machine = llvm.Target.from_triple(triple).create_target_machine(
+            cpu=cpu, features=features, opt=level, reloc="pic", codemodel="small"
+        )
+        self.context = llvm.create_context()
+        self.head = f'target triple = "{triple}"\ntarget datalayout = "{self.machine.target_data}"\n'
+
+    def object_file(self, text: str) -> bytes:
+        """The object of one text. Raises InputError when LLVM refuses it."""
+        module = _call("LLVMPY_ParseAssembly", self.context, (self.head + text).encode())
+        try:
+            _call("LLVMPY_VerifyModule", module, quick=True)
+            if not text.startswith((AS_PRINTED, QUICK)):
+                owner = llvm.ModuleRef(module, self.context)
+                try:
+                    _optimize(owner, self.machine)
+                finally:
+                    owner.detach()
+            buffer = _call("LLVMPY_TargetMachineEmitToMemory", self.machine, module, 1)
+        finally:
+            _function("LLVMPY_DisposeModule", True)(module)
+        start, size = (_function(f"LLVMPY_GetBuffer{what}", True)(buffer) for what in ("Start", "Size"))
+        try:
+            return ctypes.string_at(start, size)
+        finally:
+            _function("LLVMPY_DisposeMemoryBuffer", True)(buffer)
+
+
+def _call(name: str, *arguments: Any, quick: bool = False) -> Any:
+    """Calls a function whose last parameter takes a message. Raises InputError with the message."""
+    message = ctypes.c_char_p()
+    result = _function(name, quick)(*arguments, ctypes.byref(message))
+    if message:
+        said = (message.value or b"").decode(errors="replace")
+        _function("LLVMPY_DisposeString", True)(message)
+        if said:
+            raise InputError(f"LLVM refuses a kernel's text: {said}")
+    return result
 
 
 @functools.cache
-def _unlocked() -> Any:
-    """LLVM's emitter without the lock that llvmlite holds during each call, or None where that is not to be had."""
+def _function(name: str, quick: bool) -> Any:
+    """A function of llvmlite's library without the lock that llvmlite holds during each call.
+
+    `quick`: the interpreter stays locked too, which is better for calls that take less time than getting it back.
+    """
+    locked = getattr(llvm.ffi.lib, name)
     try:
-        function = ctypes.CDLL(llvm.ffi.lib._name).LLVMPY_TargetMachineEmitToMemory
+        function = (ctypes.PyDLL if quick else ctypes.CDLL)(llvm.ffi.lib._name)[name]
     except (AttributeError, OSError):
-        return None
-    function.argtypes = llvm.ffi.lib.LLVMPY_TargetMachineEmitToMemory.argtypes
-    function.restype = llvm.ffi.lib.LLVMPY_TargetMachineEmitToMemory.restype
+        return locked
+    function.argtypes, function.restype = locked.argtypes, locked.restype
     return function
-
-
-def _emit(machine: llvm.TargetMachine, module: llvm.ModuleRef) -> bytes:
-    emit = _unlocked()
-    if emit is None:
-        return bytes(machine.emit_object(module))
-    with llvm.ffi.OutputString() as error:
-        buffer = emit(machine, module, 1, error)
-        if not buffer:
-            raise InputError(f"LLVM cannot compile a kernel: {error}")
-    try:
-        start, size = llvm.ffi.lib.LLVMPY_GetBufferStart(buffer), llvm.ffi.lib.LLVMPY_GetBufferSize(buffer)
-        return ctypes.string_at(start, size)
-    finally:
-        llvm.ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
 
 
 class Jit:
@@ -242,7 +281,7 @@ class Jit:
     def _engine(self, module: llvm.ModuleRef, triple: str) -> llvm.ExecutionEngine:
         # an engine owns its machine; the shared one only optimizes
         machine = llvm.Target.from_triple(triple).create_target_machine(
-            cpu=self.isa.cpu, features=self.isa.features, opt=2, codemodel="jitdefault", jit=True
+            cpu=self.isa.cpu, features=self.isa.features, opt=LEVEL, codemodel="jitdefault", jit=True
         )
         engine = llvm.create_mcjit_compiler(module, machine)
         engine.finalize_object()
