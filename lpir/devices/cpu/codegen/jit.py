@@ -238,7 +238,8 @@ class Jit:
             self._texts[symbol] = text
             if text and links_objects():
                 if self._workers is None:
-                    self._workers = ThreadPoolExecutor(default_threads(), "lpir-compile")
+                    # the caller computes too: with one thread more than processors each would wait for the others
+                    self._workers = ThreadPoolExecutor(max(1, default_threads() - 1), "lpir-compile")
                 self._started[symbol] = self._workers.submit(object_file, text, self.isa)
             return True
 
@@ -265,7 +266,12 @@ class Jit:
             return [self._objects[symbol] for symbol in symbols]
 
     def _load(self) -> dict[str, int]:
-        made = {symbol: future.result() for symbol, future in self._started.items()}
+        made: dict[str, bytes] = {}
+        # the calling thread has nothing else to do now: it takes the last ones that nobody has begun
+        for symbol, future in reversed(self._started.items()):
+            if future.cancel():
+                made[symbol] = object_file(self._texts[symbol], self.isa)
+        made |= {symbol: future.result() for symbol, future in self._started.items() if symbol not in made}
         code = Code([read_object(data) for data in made.values()])
         self._objects |= made
         self._code.append(code)
