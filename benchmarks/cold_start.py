@@ -36,9 +36,9 @@ SOURCE = Path(__file__).parent.parent
 IMPORTS = {"nothing": "", "numpy": "numpy", "lpir": "lpir", "OpenVINO": "openvino", "ONNX Runtime": "onnxruntime"}
 
 
-def start(engine: str, path: Path, threads: int) -> dict[str, float]:
-    """One new process: its phases, and "whole" from before it started to its end."""
-    command = [sys.executable, "-m", "benchmarks.first_result", ENGINES[engine][0], str(path), str(threads)]
+def start(engine: str, path: Path, threads: int, *inputs: Path) -> dict[str, float]:
+    """One new process: its phases, and "whole" from before it started to its end. `engine` as first_result has it."""
+    command = [sys.executable, "-m", "benchmarks.first_result", engine, *map(str, (path, threads, *inputs))]
     begin = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -109,7 +109,7 @@ def report(runs: int, threads: int, folder: Path) -> dict[str, Any]:
     phases: dict[str, list[dict[str, float]]] = {engine: [] for engine in ENGINES}
     for index in range(runs + 1):
         for engine, path in paths.items():
-            found = start(engine, path, threads)
+            found = start(ENGINES[engine][0], path, threads)
             if index:
                 phases[engine].append(found)
     return {

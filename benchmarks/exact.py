@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.engines import ENGINES, ISA_LIMIT, Array
+from benchmarks.engines import ISA_LIMIT, Array
+from benchmarks.lineup import ENGINES
 from benchmarks.samples import Inputs
 
 

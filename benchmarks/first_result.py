@@ -1,10 +1,11 @@
-"""One engine's first result in this process, phase by phase; `benchmarks.cold_start` runs it.
+"""One engine's first result in this process, phase by phase; `benchmarks.cold_start` and `benchmarks.peers` run it.
 
-python -m benchmarks.first_result lpir FILE THREADS
+python -m benchmarks.first_result lpir FILE THREADS [INPUTS.npz]
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -12,8 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+Mark = Callable[[str], None]
+# the arrays of one inference; NumPy is imported by whoever asks
+Given = Callable[[], list[Any]]
 
-def first_lpir(path: str, threads: int, mark: Callable[[str], None]) -> None:
+
+def first_lpir(path: str, threads: int, mark: Mark, inputs: Given) -> None:
     import lpir
 
     mark("import")
@@ -21,11 +26,11 @@ def first_lpir(path: str, threads: int, mark: Callable[[str], None]) -> None:
     mark("read")
     compiled = lpir.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": threads})
     mark("compile")
-    compiled(photo())
+    compiled(inputs())
     mark("first inference")
 
 
-def first_lpir_cached(path: str, threads: int, mark: Callable[[str], None]) -> None:
+def first_lpir_cached(path: str, threads: int, mark: Mark, inputs: Given) -> None:
     """With CACHE_DIR beside the file: the first process fills it."""
     import lpir
 
@@ -35,11 +40,11 @@ def first_lpir_cached(path: str, threads: int, mark: Callable[[str], None]) -> N
     config = {"INFERENCE_NUM_THREADS": threads, "CACHE_DIR": str(Path(path).parent / "cache")}
     compiled = lpir.compile_model(path, "CPU", config)
     mark("compile")
-    compiled(photo())
+    compiled(inputs())
     mark("first inference")
 
 
-def first_openvino(path: str, threads: int, mark: Callable[[str], None]) -> None:
+def first_openvino(path: str, threads: int, mark: Mark, inputs: Given) -> None:
     import openvino as ov
 
     mark("import")
@@ -49,11 +54,11 @@ def first_openvino(path: str, threads: int, mark: Callable[[str], None]) -> None
     config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = core.compile_model(model, "CPU", config)
     mark("compile")
-    compiled(photo())
+    compiled(inputs())
     mark("first inference")
 
 
-def first_onnxruntime(path: str, threads: int, mark: Callable[[str], None]) -> None:
+def first_onnxruntime(path: str, threads: int, mark: Mark, inputs: Given) -> None:
     import onnxruntime as ort
 
     mark("import")
@@ -62,7 +67,21 @@ def first_onnxruntime(path: str, threads: int, mark: Callable[[str], None]) -> N
     mark("read")
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     mark("compile")
-    session.run(None, {"input": photo()})
+    session.run(None, {port.name: x for port, x in zip(session.get_inputs(), inputs(), strict=True)})
+    mark("first inference")
+
+
+def first_litert(path: str, threads: int, mark: Mark, inputs: Given) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    mark("import")
+    interpreter = Interpreter(path, num_threads=threads)
+    mark("read")
+    interpreter.allocate_tensors()
+    mark("compile")
+    for port, x in zip(interpreter.get_input_details(), inputs(), strict=True):
+        interpreter.set_tensor(port["index"], x.astype(port["dtype"]))
+    interpreter.invoke()
     mark("first inference")
 
 
@@ -71,19 +90,27 @@ FIRST = {
     "lpircached": first_lpir_cached,
     "openvino": first_openvino,
     "onnxruntime": first_onnxruntime,
+    "litert": first_litert,
 }
 
 
-def photo() -> Any:
+def photo() -> list[Any]:
     """Some input; its values do not matter here."""
     import numpy as np
 
-    return np.zeros((1, 3, 224, 224), np.float32)
+    return [np.zeros((1, 3, 224, 224), np.float32)]
+
+
+def arrays(path: str) -> list[Any]:
+    """The inputs that a file of NumPy's holds."""
+    import numpy as np
+
+    return list(np.load(path).values())
 
 
 def main() -> None:
     """Prints milliseconds of each phase and the peak memory as JSON."""
-    engine, path, threads = sys.argv[1:]
+    engine, path, threads, *given = sys.argv[1:]
     last = time.perf_counter()
     phases: dict[str, float] = {}
 
@@ -92,7 +119,7 @@ def main() -> None:
         now = time.perf_counter()
         phases[name], last = 1e3 * (now - last), now
 
-    FIRST[engine](path, int(threads), mark)
+    FIRST[engine](path, int(threads), mark, functools.partial(arrays, given[0]) if given else photo)
     print(json.dumps({**phases, "peak MB": peak_mb()}))
 
 

@@ -24,6 +24,11 @@ def cpu_facts() -> tuple[str, list[str]]:
     return f"{fields.get('model name', platform.machine())} {family}".strip(), [f for f in FLAGS if f in words]
 
 
+def has_vnni() -> bool:
+    """Whether there is an instruction that adds four products of bytes exactly."""
+    return any(flag in cpu_facts()[1] for flag in ("avx_vnni", "avx512_vnni", "asimddp"))
+
+
 def describe() -> str:
     """The machine and the versions, in two lines."""
     name, flags = cpu_facts()

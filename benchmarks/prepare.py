@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.litert import write_litert
 from benchmarks.samples import (
     Array,
     Inputs,
@@ -82,6 +83,14 @@ class Files:
         return self.folder / f"{self.name}_dynamic.onnx"
 
     @property
+    def litert(self) -> Path:
+        return self.folder / f"{self.name}.tflite"
+
+    @property
+    def litert_int8(self) -> Path:
+        return self.folder / f"{self.name}_int8.tflite"
+
+    @property
     def ir(self) -> Path:
         return self.folder / f"{self.name}.xml"
 
@@ -94,8 +103,11 @@ class Files:
         return self.folder / f"{self.name}_lpir.xml"
 
 
-def prepare(name: str, folder: Path, samples: list[Inputs]) -> Files:
-    """Makes the files that `folder` does not have yet; the first samples calibrate."""
+def prepare(name: str, folder: Path, samples: list[Inputs], litert_python: Path | None = None) -> Files:
+    """Makes the files that `folder` does not have yet; the first samples calibrate.
+
+    litert_python: of an environment with LiteRT's converters, where there is one.
+    """
     files, network = Files(folder, name), NETWORKS[name]
     folder.mkdir(parents=True, exist_ok=True)
     calibration = samples[: network.calibration]
@@ -107,6 +119,8 @@ def prepare(name: str, folder: Path, samples: list[Inputs]) -> Files:
         write_onnx_int8(files, calibration, network.transformer)
     if network.transformer and not files.onnx_dynamic.exists():
         write_onnx_dynamic(files)
+    if litert_python and not files.litert_int8.exists():
+        write_litert(files, calibration, litert_python)
     return files
 
 
