@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -94,8 +95,12 @@ def _int8_convolution(state: Lowering, node: Node, groups: int) -> tuple[Value, 
     if not quant.is_per_tensor and not (quant.axis == 1 and groups == x.shape[1].length):
         state.refuse("the input's scale varies along the channels that are summed")
         return None
-    if weights.codes[0].size // (weights.codes.shape[1] if len(axes) == 2 else 1) > max_products(weights):
-        state.refuse(f"more than {max_products(weights)} products in one sum could leave int32")
+    if any(any(p) for p in resolved_pads(node)) and not 0 <= quant.zero_point <= 255:
+        state.refuse(f"padding has no code: the zero point is {quant.zero_point}")
+        return None
+    limit = max_products(weights, quant)
+    if weights.codes[0].size // (weights.codes.shape[1] if len(axes) == 2 else 1) > limit:
+        state.refuse(f"more than {limit} products in one sum could leave int32")
         return None
     per_input = np.repeat(quant.scale, outputs // groups) if not quant.is_per_tensor else quant.scale.reshape(())
     combined = np.broadcast_to(scale.reshape(-1), (outputs,)).astype(np.float64) * per_input.astype(np.float64)
@@ -104,10 +109,15 @@ def _int8_convolution(state: Lowering, node: Node, groups: int) -> tuple[Value, 
     return codes, weights.codes, combined.astype(np.float32)
 
 
-def max_products(weights: Weights | None) -> int:
-    """How many products of codes can be added without leaving int32: of u8 with these weights, or with other u8."""
-    largest = 255 if weights is None else max(128, int(np.abs(weights.codes.astype(np.int32)).max(initial=1)))
-    return INT32_MAX // (255 * largest)
+def max_products(weights: Weights | None, *quants: QuantType) -> int:
+    """How many products can be added without leaving int32: of u8 codes with these weights, or with other u8 codes.
+
+    A zero point outside of the codes makes what is multiplied larger than a code.
+    """
+    largest = [max(255, abs(q.zero_point), abs(255 - q.zero_point)) for q in quants]
+    if weights is not None:
+        largest.append(max(128, int(np.abs(weights.codes.astype(np.int32)).max(initial=1))))
+    return INT32_MAX // math.prod(largest)
 
 
 def _kernel_last(w: Array, grouped: bool) -> Array:
@@ -208,54 +218,81 @@ def int8_product(
     if weights is None and not state.has_codes(b):
         state.refuse(f"the input '{b.name}' is not quantized: it has no FakeQuantize")
         return None
-    qa = state.form(a).quant
+    qa, qb = state.form(a).quant, state.form(b).quant if weights is None else None
     assert qa is not None
-    if not qa.is_per_tensor:
-        state.refuse("the input's scale varies along the axis that is summed")
+    limit = max_products(weights, *(q for q in (qa, qb) if q is not None))
+    if a.shape[-2 if turn else -1].length > limit:
+        state.refuse(f"more than {limit} products in one sum could leave int32")
         return None
-    if a.shape[-2 if turn else -1].length > max_products(weights):
-        state.refuse(f"more than {max_products(weights)} products in one sum could leave int32")
+    rank = max(len(a.shape), len(b.shape))
+    scale = _scale_over_product(qa, len(a.shape), turn, rank, rank - 2)
+    right = _right_codes(state, b, weights, flip, rank)
+    if scale is None or isinstance(right, str):
+        state.refuse(right if isinstance(right, str) else "the input's scale varies along the axis that is summed")
         return None
     left = state.codes(a, False)
     assert left is not None
-    if turn:
-        left = _transposed(state, left)
+    epilogue, operands = _scaled(scale * factor, right.scale, right.columns)
+    op = LoweredMatMul(right.turned, qa.zero_point, right.zero_point, epilogue)
+    state.precision = "INT8"
+    return op, [_transposed(state, left) if turn else left, right.codes, *operands]
+
+
+@dataclass(frozen=True, eq=False)
+class _Right:
+    """The right operand of a product in codes; `scale` (float64) broadcasts to the output."""
+
+    codes: Value
+    scale: Array
+    zero_point: int
+    turned: bool
+    columns: int
+
+
+def _right_codes(state: Lowering, b: Value, weights: Weights | None, flip: bool, rank: int) -> _Right | str:
+    """Constant weights, or codes of an activation; a reason where the scale varies along the axis that is summed."""
+    columns = b.shape[-2 if flip else -1].length
     if weights is None:
-        found = _codes_times_codes(state, left, b, qa, flip, factor)
-    else:
-        found = _codes_times_weights(state, left, weights, qa, flip, factor)
-    if found is not None:
-        state.precision = "INT8"
-    return found
+        quant, codes = state.form(b).quant, state.codes(b, False)
+        assert quant is not None
+        assert codes is not None
+        scale = _scale_over_product(quant, len(b.shape), not flip, rank, rank - 1)
+        if scale is None:
+            return "the second input's scale varies along the axis that is summed"
+        return _Right(codes, scale, quant.zero_point, flip, columns)
+    array, scales = weights.codes, np.broadcast_to(weights.scale, weights.codes.shape)
+    if flip:
+        array, scales = np.swapaxes(array, -1, -2), np.swapaxes(scales, -1, -2)
+    vector = Weights(array, scales).scale_along((array.ndim - 1,))
+    if vector is None:
+        return "the weights' scale varies along the axis that is summed"
+    by_column = np.broadcast_to(vector.reshape(-1), (columns,)).astype(np.float64)
+    return _Right(constant(np.ascontiguousarray(array)), by_column, 0, False, columns)
 
 
-def _codes_times_codes(
-    state: Lowering, left: Value, b: Value, qa: QuantType, flip: bool, factor: float
-) -> tuple[LoweredMatMul, list[Value]] | None:
-    qb, right = state.form(b).quant, state.codes(b, False)
-    assert qb is not None
-    assert right is not None
-    if not qb.is_per_tensor:
-        state.refuse("the second input's scale varies along an axis")
+def _scale_over_product(quant: QuantType, rank: int, turned: bool, out_rank: int, place: int) -> Array | None:
+    """The scale of one input of a product as it broadcasts to the output; None if it varies along the axis of the sums.
+
+    `turned`: the axis that is summed is the last but one; the other one is axis `place` of the output.
+    """
+    scale = quant.scale.astype(np.float64)
+    if quant.is_per_tensor:
+        return scale.reshape(())
+    axis = quant.axis or 0
+    if axis == rank - (2 if turned else 1):
         return None
-    scale = float(np.float32(float(qa.scale.reshape(())) * float(qb.scale.reshape(())) * factor))
-    epilogue = cast(input_(0, i32), f32) * scale
-    return LoweredMatMul(flip, qa.zero_point, qb.zero_point, epilogue), [left, right]
+    shape = [1] * out_rank
+    shape[place if axis >= rank - 2 else axis + out_rank - rank] = scale.size
+    return scale.reshape(shape)
 
 
-def _codes_times_weights(
-    state: Lowering, left: Value, weights: Weights, qa: QuantType, flip: bool, factor: float
-) -> tuple[LoweredMatMul, list[Value]] | None:
-    codes = np.swapaxes(weights.codes, -1, -2) if flip else weights.codes
-    scales = np.broadcast_to(weights.scale, weights.codes.shape)
-    scale = Weights(codes, np.swapaxes(scales, -1, -2) if flip else scales).scale_along((codes.ndim - 1,))
-    if scale is None:
-        state.refuse("the weights' scale varies along the axis that is summed")
-        return None
-    real = float(qa.scale.reshape(())) * factor
-    combined = np.broadcast_to(scale.reshape(-1), (codes.shape[-1],)).astype(np.float64) * real
-    op = LoweredMatMul(False, qa.zero_point, 0, SCALED)
-    return op, [left, constant(np.ascontiguousarray(codes)), constant(combined.astype(np.float32))]
+def _scaled(left: Array, right: Array, columns: int) -> tuple[Expr, list[Value]]:
+    """The epilogue that multiplies a sum once by both scales, and its operands."""
+    combined = (left * right).astype(np.float32)
+    if combined.ndim == 0:
+        return cast(input_(0, i32), f32) * float(combined), []
+    # kernels read operands channel by channel
+    return SCALED, [constant(np.ascontiguousarray(np.broadcast_to(combined, (*combined.shape[:-1], columns))))]
 
 
 @rule("MaxPool", "AvgPool")
@@ -275,7 +312,8 @@ def pool(state: Lowering, node: Node) -> None:
     quant = state.form(x).quant
     exclude = bool(getattr(op, "exclude_pad", True)) or is_max or (unpadded and any(end))
     geometry = (strides, dilations, begin, end, "max" if is_max else "avg", kernel, exclude)
-    codes = state.codes(x, True) if quant is not None and quant.is_per_tensor else None
+    by_channel = quant is not None and not quant.is_per_tensor
+    codes = state.codes(x, True) if quant is not None and (not by_channel or quant.axis == 1) else None
     if codes is None or quant is None:
         epilogue = IDENTITY if is_max else input_(0, f32) / input_(1, f32)
         state.set_real(node.outputs[0], state.emit(Pool(*geometry, 0, epilogue), [state.real(x, True)]), True)
@@ -285,8 +323,10 @@ def pool(state: Lowering, node: Node) -> None:
         state.set_codes(node.outputs[0], lowered, quant, True)
     else:
         state.precision = "INT8"
-        epilogue = cast(input_(0, i32), f32) * float(quant.scale.reshape(())) / input_(1, f32)
-        lowered = state.emit(Pool(*geometry, quant.zero_point, epilogue), [codes])
+        scale = input_(2, f32) if by_channel else float(quant.scale.reshape(()))
+        epilogue = cast(input_(0, i32), f32) * scale / input_(1, f32)
+        scales = [constant(quant.scale)] if by_channel else []
+        lowered = state.emit(Pool(*geometry, quant.zero_point, epilogue), [codes, *scales])
         state.set_real(node.outputs[0], lowered, True)
 
 

@@ -119,8 +119,8 @@ def _int8_backprop(state: Lowering, node: Node, grouped: bool) -> tuple[Value, Q
     if not quant.is_per_tensor or scale is None or not 0 <= quant.zero_point <= 255:
         state.refuse("a scale varies along the channels that are summed, or zero has no code")
         return None
-    if weights.codes.size // outputs > max_products(weights):
-        state.refuse(f"more than {max_products(weights)} products in one sum could leave int32")
+    if weights.codes.size // outputs > max_products(weights, quant):
+        state.refuse(f"more than {max_products(weights, quant)} products in one sum could leave int32")
         return None
     codes = state.codes(x, True)
     assert codes is not None

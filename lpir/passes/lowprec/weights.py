@@ -122,9 +122,10 @@ def _make(codes: Array, scale: Array, zero_point: Array | None, shape: tuple[int
     whole = codes.astype(np.int16)
     scale = scale.astype(np.float32)
     if zero_point is not None:
-        # a zero point between two codes, as a symmetric range of 256 levels has it: twice the codes, half the scale
-        factor = 2 if np.array_equal(np.rint(2 * zero_point), 2 * zero_point) and zero_point.max() % 1 else 1
-        moved = factor * (codes.astype(np.float32) - zero_point.astype(np.float32))
+        # a zero point between two codes, as a symmetric range of 2^n levels has it: twice the codes, half the scale
+        doubled = np.rint(2 * zero_point.astype(np.float32))
+        factor = 2 if np.any(doubled % 2) and np.abs(2 * zero_point - doubled).max() < WHOLE else 1
+        moved = factor * codes.astype(np.float32) - (doubled if factor == 2 else zero_point.astype(np.float32))
         whole, scale = np.rint(moved).astype(np.int16), scale / np.float32(factor)
         if np.abs(moved - whole).max(initial=0) > WHOLE:
             return "the weights' zero point is not a whole number"

@@ -62,7 +62,7 @@ class DepthwiseInt8(Kernel):
         init = (isa.shift - op.x_zero_point) * taps.sum(axis=(0, 1), dtype=np.int64)
         values = {
             **{"x": ctx.ref(node.inputs[0]), "out": ctx.ref(node.outputs[0]), "table": ctx.constant(table)},
-            "zeros": ctx.constant(np.full(64, op.x_zero_point, np.uint8)),
+            "zeros": ctx.constant(np.full(64, op.x_zero_point & 255, np.uint8)),
             "w": ctx.constant(idepthwise.pack_depthwise(isa, taps, block)),
             "init": ctx.constant(np.pad(init, (0, max(0, block - channels))).astype(np.int32)),
             **{"channels": channels, "blocks": -(-channels // block), "rows": len(table), "columns": out[-2]},
