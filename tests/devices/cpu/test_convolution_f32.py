@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpir.devices.cpu.isa import Isa
+from lpir.devices.cpu.kernels import fgemm, tiling
 from lpir.devices.cpu.kernels.convolution_f32 import KERNELS
+from lpir.devices.cpu.kernels.fgemm import Cut, Shape
 from lpir.ir.types import f32, i32, u8
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul
 from lpir.scalar.expr import Expr, cast, clamp, erf, input_, rint_i32
@@ -77,6 +79,43 @@ def test_typical_layers(isa: Isa) -> None:
 
 
 @ISAS
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_long_sums_are_cut_into_parts(isa: Isa, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    bias = normal((50,), 2)
+    for shape, kernel, stride in [((1, 7, 7, 96), 3, 1), ((1, 9, 8, 640), 1, 2), ((1, 3, 1, 384), 1, 1)]:
+        x, w = normal(shape), normal((kernel, kernel, shape[-1], 50), 1)
+        op = convolution(2, RELU6, stride=stride, begin=kernel // 2, end=kernel // 2)
+        assert fgemm.cut(Shape(1, 1, 50, kernel, kernel * shape[-1])).parts > 1
+        check_convolution(op, [x, w, bias], isa, threads)
+        (parts,) = run(CONVOLUTION, op, [x, w, bias], isa, threads, (1, 2))
+        with monkeypatch.context() as patch:
+            patch.setattr(fgemm, "PART", 10**4)
+            (whole,) = run(CONVOLUTION, op, [x, w, bias], isa, threads, (1, 2))
+        # sums wait as they are: the order of additions is the same
+        np.testing.assert_array_equal(parts, whole)
+
+
+def test_parts_have_equal_runs() -> None:
+    assert fgemm.cut(Shape(1, 49, 512, 3, 1536)) == Cut(length=128, runs=1, parts=36)
+    assert fgemm.cut(Shape(1, 49, 512, 7, 21)) == Cut(length=21, runs=4, parts=2)
+    assert fgemm.cut(Shape(1, 49, 512, 1, 128)) == Cut(length=128, runs=1, parts=1)
+    # a prime length has no equal runs
+    assert fgemm.cut(Shape(1, 49, 512, 1, 257)) == Cut(length=257, runs=1, parts=1)
+
+
+def test_threads_share_rows_or_columns() -> None:
+    # 56 x 56 x 64 -> 256: rows of both tensors are the most; in chunks, because the weights stay in the cache
+    rows, columns = tiling.choose_order(1, 523, 4, 768.0, (802_816, 65_536), 2)
+    assert rows > 2
+    assert (rows % 2, columns) == (0, 1)
+    # 7 x 7 x 512 -> 512 with 9 taps: the weights are the most, and pass once
+    assert tiling.choose_order(1, 10, 8, 46_080.0, (100_352, 9_437_184), 2) == (1, 2)
+    assert tiling.choose_order(1, 10, 8, 46_080.0, (100_352, 9_437_184), 1) == (1, 1)
+    # a vector has one row
+    assert tiling.choose_order(1, 1, 8, 8192.0, (8192, 8_192_000), 2) == (1, 2)
+
+
+@ISAS
 def test_operands(isa: Isa) -> None:
     x, w = normal((2, 5, 6, 7)), normal((1, 1, 7, 40), 1)
     residual, row, scalar = normal((2, 5, 6, 40), 2), normal((2, 1, 1, 40), 3), normal((), 4)
@@ -112,6 +151,7 @@ def check_matmul(op: LoweredMatMul, inputs: list[Array], isa: Isa, threads: int,
 def test_matmul(isa: Isa, data: st.DataObject) -> None:
     batch = data.draw(st.sampled_from([(), (2,), (2, 3), (1, 3)]))
     m, k, n = (data.draw(st.sampled_from([1, 2, 7, 16, 33, 64, 100])) for _ in range(3))
+    k = data.draw(st.sampled_from([k, k, 257, 384]))
     other = data.draw(st.sampled_from([batch, batch[1:], (1,) * len(batch), ()]))
     transpose = data.draw(st.booleans())
     constant = data.draw(st.booleans())

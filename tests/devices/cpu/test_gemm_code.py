@@ -10,7 +10,8 @@ from lpir.devices.cpu.codegen.jit import assembly
 from lpir.devices.cpu.isa import Isa, all_isas
 from lpir.devices.cpu.kernels import fgemm
 from lpir.devices.cpu.kernels.epilogue import Operand
-from lpir.devices.cpu.kernels.fgemm import Form, Shape
+from lpir.devices.cpu.kernels.fgemm import Shape
+from lpir.devices.cpu.kernels.fgemm_print import Form, kernel
 from lpir.ir.types import f32, i32
 from lpir.scalar.expr import cast, clamp, input_
 
@@ -35,11 +36,12 @@ def stacked(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize("channels", [24, 64, 384])
 def test_float_tiles_stay_in_registers(isa: Isa, channels: int) -> None:
     tile = fgemm.choose_tile(isa, Shape(1, 784, channels, 1, 96), True, 3)
-    for taps in (False, True):
-        form = Form(packed=True, taps=taps, narrow=False, x_table=taps, unroll=fgemm.unroll_of(tile, 96))
-        code, _ = fgemm.kernel(isa, tile, form, RELU6, (Operand("vector", f32),))
+    for taps, parts, lines in ((False, False, 0), (True, False, 2), (True, True, 1), (True, True, 8)):
+        form = Form(True, taps, False, taps, fgemm.unroll_of(tile, 96), parts=parts, prefetch=lines)
+        code, _ = kernel(isa, tile, form, RELU6, (Operand("vector", f32),))
         loop = inner_loop(assembly([code.text], isa), "vfmadd")
         assert sum("vfmadd" in line for line in loop) == tile.rows * tile.vectors * form.unroll
+        assert sum("prefetch" in line for line in loop) == lines
         assert not stacked(loop)
 
 
@@ -48,7 +50,7 @@ def test_codes_use_the_dot_product_or_words(isa: Isa) -> None:
     arithmetic = "bytes" if isa.exact else "words"
     tile = fgemm.choose_tile(isa, Shape(12, 128, 128, 1, 8), False, 2)
     form = Form(False, False, False, False, 1, arithmetic, row_sums=True, column_sums=True)
-    code, _ = fgemm.kernel(isa, tile, form, cast(input_(0, i32), f32) * 0.1, ())
+    code, _ = kernel(isa, tile, form, cast(input_(0, i32), f32) * 0.1, ())
     instruction = isa.proof if isa.exact else "vpmaddwd"
     loop = inner_loop(assembly([code.text], isa), instruction)
     assert sum(instruction in line for line in loop) == tile.rows * tile.vectors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.copy import View, copy
 from lpir.devices.cpu.kernels.elementwise import Source, apply, unsupported
 from lpir.devices.cpu.kernels.epilogue import Rows
-from lpir.devices.cpu.kernels.fgemm import Call, Form, Shape
+from lpir.devices.cpu.kernels.fgemm import Call, Shape
+from lpir.devices.cpu.kernels.fgemm_print import Form
 from lpir.devices.cpu.kernels.geometry import broadcast_strides, dense_strides
 from lpir.devices.cpu.kernels.rows import (
     bind_operand,
@@ -104,6 +105,13 @@ def tap_runs(w: Array, op: LoweredConvolution, strides: Sequence[int]) -> tuple[
     sizes = kernel[:-1] if whole else kernel
     grouped = w.reshape(-1, length, op.groups, outputs // op.groups).transpose(2, 0, 1, 3)
     return grid_offsets(sizes, moves[: len(sizes)]), np.ascontiguousarray(grouped)
+
+
+def cut_runs(shape: Shape, taps: Array, length: int) -> tuple[Shape, Array]:
+    """A product whose runs of channels, `taps` bytes behind the rows, are cut into runs of `length`."""
+    pieces = np.arange(0, shape.channels, length, dtype=np.int64) * 4
+    cut = (taps[:, None] + pieces).reshape(-1)
+    return replace(shape, taps=len(cut), channels=length), cut
 
 
 def rows_of(offsets: Array, ctx: BuildContext) -> Rows:
@@ -213,19 +221,26 @@ class Product:
         sums: Mapping[str, int | Ref] | None = None,
     ) -> list[Step]:
         """The product; `batched`, `sums`: see `fgemm.Call`."""
-        node, ctx, shape = self.node, self.ctx, self.shape
+        node, ctx = self.node, self.ctx
         out = node.output.shape.to_static()
         values = node.inputs[2:] if self.fused else ()
         known = sums or {}
+        packed = right.packed and arithmetic == "float"
+        order = fgemm.schedule(self.isa, self.shape, self.tile, ctx.threads, packed, self._left_bytes())
+        shape, taps = cut_runs(self.shape, left.taps, order.cut.length)
+        unroll = fgemm.unroll_of(self.tile, shape.channels)
+        parts = order.cut.parts > 1
         form = Form(
             packed=right.packed,
-            taps=len(left.taps) > 1,
+            taps=len(taps) > 1,
             narrow=shape.n < self.isa.lanes(),
             x_table=left.rows.table is not None,
-            unroll=fgemm.unroll_of(self.tile, shape.channels),
+            unroll=unroll,
             arithmetic=arithmetic,
             row_sums="row_sums" in known,
             column_sums="column_sums" in known,
+            parts=parts,
+            prefetch=fgemm.prefetched(self.isa, self.tile, unroll, order.chunk_tiles) if order.streams else 0,
         )
         call = Call(
             x=left.at,
@@ -233,15 +248,24 @@ class Product:
             x_groups=ctx.constant(left.groups),
             w=right.at,
             w_groups=right.groups,
-            taps=ctx.constant(left.taps),
+            taps=ctx.constant(taps),
             out=ctx.ref(node.output) if self.fused else ctx.scratch(4 * math.prod(out)),
             operands=[bind_operand(v, out, ctx) for v in values],
             batched=batched,
             sums=known,
+            zeros=ctx.constant(np.zeros(self.tile.rows * self.tile.vectors * self.isa.lanes(), np.float32))
+            if parts
+            else 0,
+            kept=ctx.scratch(order.kept_bytes(self.isa, self.tile) * ctx.threads) if parts else 0,
         )
         operands = [operand_of(v, out) for v in values]
-        step = fgemm.step(self.isa, shape, self.tile, form, self.epilogue, operands, call, ctx.threads)
+        step = fgemm.step(self.isa, shape, self.tile, form, self.epilogue, operands, call, order)
         return [step] if self.fused else [step, self._rest(call.out)]
+
+    def _left_bytes(self) -> int:
+        """Bytes of the left operand that a group reads: taps of a convolution overlap, strides leave some out."""
+        whole = 4 * math.prod(self.node.inputs[0].shape.to_static()) // self.shape.groups
+        return min(whole, 4 * self.shape.m * self.shape.taps * self.shape.channels)
 
     def _rest(self, sums: Ref) -> Step:
         """The epilogue as an elementwise step."""

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from lpir.devices.cpu.isa import Isa
 
+# bytes of weights that stay in the second cache beside all else, of chunks of rows with such weights, and with others
+SMALL_WEIGHTS, SMALL_CHUNK, LARGE_CHUNK = 256 * 1024, 96 * 1024, 1024 * 1024
+# what a core reads from memory in a cycle while it computes
+BYTES_A_CYCLE = 8
 MAX_ROWS = 8  # each row of a tile holds one address register
 
 
@@ -66,6 +70,32 @@ def choose_chunks(groups: int, tiles: int, blocks: int, tile_bytes: int, threads
             cost = share * (1 + 0.002 * mc + 0.001 * nc)
             if best is None or cost < best[0]:
                 best = (cost, mc, nc)
+    assert best is not None
+    return best[1], best[2]
+
+
+def choose_order(
+    groups: int, tiles: int, blocks: int, tile_cycles: float, sizes: tuple[int, int], threads: int
+) -> tuple[int, int]:
+    """Chunks of row tiles and of column blocks of a product of floats, whose operands may be larger than a cache.
+
+    `sizes`: bytes of a group's left operand and of its weights; `tile_cycles`: of one register tile. Threads share the
+    rows and each reads all weights, or they share the columns and each reads all rows. Where a thread's weights stay in
+    its second cache, small chunks of rows are read and written once, in the order of memory; else weights pass once by
+    a chunk of rows that stays there.
+    """
+    x, w = sizes
+    chunk = SMALL_CHUNK if w <= SMALL_WEIGHTS else LARGE_CHUNK
+    best: tuple[float, int, int] | None = None
+    for rows, columns in ((1, 1), (threads, 1), (1, threads)):
+        rows, columns = min(rows, tiles), min(columns, blocks)
+        # threads that share columns would not go through chunks of rows together
+        mc = min(rows * -(-x // rows // chunk), tiles) if columns == 1 else rows
+        passes = blocks if x // mc > LARGE_CHUNK else columns
+        moved = groups * (x * passes + w * rows) / threads
+        cost = busiest(groups, tiles, blocks, mc, columns, threads) * tile_cycles + moved / BYTES_A_CYCLE
+        if best is None or cost < best[0]:
+            best = (cost, mc, columns)
     assert best is not None
     return best[1], best[2]
 
