@@ -83,6 +83,10 @@ def _maximum(a: Array, b: Array) -> Array:
     return np.where(b > a, b, a)
 
 
+def _lookup(index: Array, *entries: Array) -> Array:
+    return np.asarray(np.stack(entries)[index & (len(entries) - 1)])
+
+
 def _float_or_same(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
     """For f16 and bf16: compute in float32 and round once."""
 
@@ -128,6 +132,7 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     "asinh": _float_or_same(np.arcsinh),
     "acosh": _float_or_same(np.arccosh),
     "atanh": _float_or_same(np.arctanh),
+    "lookup": _lookup,
     "and": np.bitwise_and,
     "or": np.bitwise_or,
     "xor": np.bitwise_xor,

@@ -7,7 +7,8 @@ Triton print it. Every function below has one meaning on every device:
 * `minimum(a, b)` is `b if b < a else a` and `maximum(a, b)` is `b if b > a else a`: a NaN in `a` survives;
 * `rint` rounds half to even; `rint_i32` rounds half to even into an int32 and gives INT32_MIN for NaN and anything
   outside int32 (what x86 `cvtps2dq` does);
-* an integer cast to a narrower integer keeps the low bits.
+* an integer cast to a narrower integer keeps the low bits;
+* `lookup(i, e0, ... e15)` is constant number `i mod 16`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ SAME = {
 }
 COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
 CONVERT = ("cast", "bitcast", "rint_i32")
-FUNCTIONS = (*SAME, *COMPARE, *CONVERT, "select", "input", "const")
+FUNCTIONS = (*SAME, *COMPARE, *CONVERT, "select", "lookup", "input", "const")
+# entries of a `lookup`: one register of AVX-512, two of AVX2
+ENTRIES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +176,11 @@ def bitcast(x: Expr, type: ElementType) -> Expr:
 def rint_i32(x: Expr) -> Expr:
     """`x` (f32) rounded half to even into an int32; INT32_MIN for NaN and out-of-range values."""
     return Expr("rint_i32", (x,), i32)
+
+
+def lookup(index: Expr, entries: Sequence[float]) -> Expr:
+    """f32 entry `index mod 16` (i32) of 16."""
+    return Expr("lookup", (index, *(const(e) for e in entries)), f32)
 
 
 def clamp(x: Expr, lo: float, hi: float) -> Expr:

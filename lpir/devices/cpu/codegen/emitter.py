@@ -204,6 +204,20 @@ class Function:
         """`<0, 1, 2, ...>`."""
         return Value(vector_of(element, lanes), f"<{', '.join(f'{element} {i}' for i in range(lanes))}>")
 
+    def literals(self, element: str, values: Sequence[float]) -> Value:
+        """A vector of constants."""
+        type = vector_of(element, len(values))
+        return Value(type, f"<{', '.join(f'{element} {literal(element, v)}' for v in values)}>")
+
+    def table(self, element: str, values: Sequence[float]) -> Value:
+        """The address of constants in memory."""
+        body = ", ".join(f"{element} {literal(element, v)}" for v in values)
+        text = f"private unnamed_addr constant [{len(values)} x {element}] [{body}], align 64"
+        # kernels of one program may hold several; equal ones are one
+        name = f"@table_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        self._declared[name] = f"{name} = {text}"
+        return Value("ptr", name)
+
     def shuffle(self, a: Value, b: Value | None, indices: Sequence[int]) -> Value:
         """Lanes `indices` of `a` followed by `b`; -1 leaves a lane undefined."""
         type = vector_of(a.element, len(indices))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from lpir.devices.cpu.codegen.emitter import Function, Value, mangle, vector_of
 from lpir.errors import UnsupportedError
 from lpir.ir.types import ElementType
-from lpir.scalar.expr import Expr
+from lpir.scalar.expr import ENTRIES, Expr
 
 _LLVM = {
     **{"f64": "double", "f32": "float", "f16": "half", "bf16": "bfloat", "boolean": "i1"},
@@ -29,7 +29,7 @@ _ROUND = {4: "llvm.x86.sse2.cvtps2dq", 8: "llvm.x86.avx.cvt.ps2dq.256", 16: "llv
 
 PRIMITIVES = frozenset(
     (*_FLOAT, *_INT, *_FLOAT_UNARY, *_FCMP, "shr", "minimum", "maximum", "neg", "not", "select", "cast", "bitcast")
-) | {"rint_i32", "input", "const"}
+) | {"rint_i32", "lookup", "input", "const"}
 
 
 def llvm_type(type: ElementType, lanes: int = 1) -> str:
@@ -89,6 +89,8 @@ def _apply(f: Function, e: Expr, args: list[Value], lanes: int, bits: int) -> Va
         return rint_i32(f, args[0], bits)
     if e.fn == "select":
         return f.select(args[0], args[1], args[2])
+    if e.fn == "lookup":
+        return lookup(f, args[0], [float(a.value or 0) for a in e.args[1:]], bits)
     if e.fn in _FCMP:
         return _compare(f, e.fn, args[0], args[1], of)
     if e.fn in ("minimum", "maximum"):
@@ -201,6 +203,34 @@ def _round_native(f: Function, x: Value) -> Value:
     if x.lanes < 16:
         return f.call(_ROUND[x.lanes], type, x)
     return f.call(_ROUND[16], type, x, f.zeros(type), Value("i16", "-1"), Value("i32", "4"))
+
+
+def lookup(f: Function, index: Value, entries: Sequence[float], bits: int) -> Value:
+    """`entries[index mod 16]` of 16 floats: a permutation of one register, of two, or loads."""
+    native = bits // 32
+    if native in (8, 16) and index.lanes >= native and index.lanes % native == 0:
+        return concat(f, [_permute(f, part, entries) for part in split(f, index, native)])
+    table = f.table("float", entries)
+    places = f.binary("and", index, f.const(index.type, ENTRIES - 1))
+    if index.lanes == 1:
+        return f.load("float", f.gep(table, f.convert("zext", places, "i64"), "float"), 4)
+    result = f.zeros(vector_of("float", index.lanes))
+    for lane in range(index.lanes):
+        place = f.convert("zext", f.extract(places, lane), "i64")
+        result = f.insert(result, f.load("float", f.gep(table, place, "float"), 4), lane)
+    return result
+
+
+def _permute(f: Function, index: Value, entries: Sequence[float]) -> Value:
+    type = vector_of("float", index.lanes)
+    if index.lanes == ENTRIES:
+        return f.call("llvm.x86.avx512.permvar.sf.512", type, f.literals("float", entries), index)
+    low, high = (
+        f.call("llvm.x86.avx2.permps", type, f.literals("float", part), index) for part in (entries[:8], entries[8:])
+    )
+    # bit 3 of the index as the sign that a blend reads
+    upper = f.icmp("slt", f.binary("shl", index, f.const(index.type, 28)), 0)
+    return f.select(upper, high, low)
 
 
 def split(f: Function, x: Value, lanes: int) -> list[Value]:

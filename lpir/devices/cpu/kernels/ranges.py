@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lpir.ir.types import i32, u8
+from lpir.ir.types import f32, i32, u8
 from lpir.scalar.expr import Expr
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -23,7 +23,7 @@ SAFE = float(1 << 30)
 
 def value_range(expr: Expr, leaves: Mapping[int, Range]) -> Range | None:
     """Smallest and largest value of `expr` from those of its leaves (arrays that broadcast), or None where unknown."""
-    known: dict[int, Range] = {}
+    known: dict[int, Range | None] = {}
     for e in expr.walk():
         if e.fn == "const":
             value = np.asarray(float(e.value or 0))
@@ -31,23 +31,35 @@ def value_range(expr: Expr, leaves: Mapping[int, Range]) -> Range | None:
         elif e.fn == "input":
             found = leaves.get(int(e.value or 0))
         else:
-            found = _apply(e, [known[id(a)] for a in e.args])
-        if found is None or not (np.all(np.isfinite(found[0])) and np.all(np.isfinite(found[1]))):
-            return None
-        if e.type == i32 and (found[0].min() < -SAFE or found[1].max() > SAFE):
-            return None
+            found = _apply(e, [known[id(a)] for a in e.args], known)
+        if found is not None and not (np.all(np.isfinite(found[0])) and np.all(np.isfinite(found[1]))):
+            found = None
+        if found is not None and e.type == i32 and (found[0].min() < -SAFE or found[1].max() > SAFE):
+            found = None
         known[id(e)] = found
     return known[id(expr)]
 
 
-def _apply(e: Expr, args: list[Range]) -> Range | None:
+def _apply(e: Expr, given: list[Range | None], known: Mapping[int, Range | None]) -> Range | None:
     fn = e.fn
+    if fn == "lookup":
+        entries = [float(a.value or 0) for a in e.args[1:]]
+        return np.asarray(min(entries)), np.asarray(max(entries))
+    if fn == "bitcast":
+        magnitude = known.get(id(_unsigned(e)))
+        largest = None if magnitude is None else np.maximum(-magnitude[0], magnitude[1])
+        return None if largest is None else (-largest, largest)
+    args = [g for g in given if g is not None]
+    if len(args) < len(given):
+        return None
     if fn in ("cast", "rint_i32", "rint"):
         low, high = np.floor(args[0][0]), np.ceil(args[0][1])
         fits = not e.type.is_integer or (low.min() >= e.type.limits[0] and high.max() <= e.type.limits[1])
         return (low, high) if fits and e.type.name != "boolean" else None
     if fn == "neg":
         return -args[0][1], -args[0][0]
+    if fn == "abs":
+        return np.maximum(np.maximum(args[0][0], -args[0][1]), 0.0), np.maximum(-args[0][0], args[0][1])
     if len(args) != 2:
         return None
     (a, b), (c, d) = args
@@ -70,6 +82,15 @@ def _apply(e: Expr, args: list[Range]) -> Range | None:
     if fn == "maximum":
         return np.maximum(a, c), np.maximum(b, d)
     return None
+
+
+def _unsigned(e: Expr) -> Expr | None:
+    """`m` where `e` is m with the sign bit of another float: `bitcast(bitcast(m) | bitcast(x) & 2^31)`."""
+    joined = e.args[0]
+    if e.type != f32 or joined.fn != "or" or joined.args[0].fn != "bitcast" or joined.args[1].fn != "and":
+        return None
+    sign = joined.args[1].args[1]
+    return joined.args[0].args[0] if sign.fn == "const" and sign.value == i32.limits[0] else None
 
 
 def without_clamp(expr: Expr, leaves: Mapping[int, Range]) -> Expr | None:
