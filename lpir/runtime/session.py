@@ -146,7 +146,7 @@ class InferRequest:
         """Runs and returns the outputs; inputs that are not given keep what `set_tensor` set. Raises InputError."""
         self._claim()
         try:
-            return self._run(self._collect(inputs))
+            return self._run(self._keep(self.collect(inputs), inputs))
         finally:
             self._busy.release()
 
@@ -154,7 +154,7 @@ class InferRequest:
         """Starts an inference; `wait` ends it. Raises InputError at once when the inputs do not fit."""
         self._claim()
         try:
-            arrays = self._collect(inputs)
+            arrays = self._keep(self.collect(inputs), inputs)
             self.userdata = userdata
             self._future = self.compiled.workers().submit(self._work, arrays)
         except BaseException:
@@ -272,7 +272,11 @@ class InferRequest:
         if not self._busy.acquire(blocking=False):
             raise InputError("the request is running; wait for it, or use one request a thread")
 
-    def _collect(self, inputs: Any) -> list[Array]:
+    def collect(self, inputs: Any = None) -> list[Array]:
+        """The arrays of an inference: `inputs`, and what `set_tensor` set for those that are left out.
+
+        Raises InputError that names a missing one.
+        """
         ports = self.compiled.input_ports
         bound = ports.bind(inputs) if inputs is not None else [None] * len(ports)
         arrays = []
@@ -281,6 +285,10 @@ class InferRequest:
             if array is None:
                 raise InputError(f"input {port} is missing; the model has {ports}")
             arrays.append(array)
+        return arrays
+
+    def _keep(self, arrays: list[Array], inputs: Any) -> list[Array]:
+        """`arrays`, from now on the inputs of this request if some were given."""
         if inputs is not None:
             self._inputs = list(arrays)
         return arrays
@@ -291,10 +299,6 @@ class InferRequest:
         self._seconds = time.perf_counter() - start
         self._results = Results(self.compiled.output_ports, outputs)
         return self._results
-
-    def failure(self) -> BaseException | None:
-        """What the last asynchronous inference raised."""
-        return self._error
 
     def _work(self, arrays: list[Array]) -> None:
         self._error = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -173,6 +174,46 @@ def test_async_queue_reports_a_failing_callback() -> None:
     queue.start_async([X])
     with pytest.raises(ValueError, match="from the callback"):
         queue.wait_all()
+
+
+def test_async_queue_takes_one_inference_ahead() -> None:
+    queue = AsyncInferQueue(lpir.compile_model(linear(), "REFERENCE"), 1)
+    gate, order = threading.Event(), []
+
+    def hold(request: Any, number: int) -> None:
+        order.append(number)
+        assert gate.wait(10)
+
+    queue.set_callback(hold)
+    for number in range(2):
+        # the second returns although the first is held up
+        queue.start_async([X * number], number)
+    assert not queue.is_ready()
+    gate.set()
+    queue.wait_all()
+    assert queue.is_ready()
+    assert order == [0, 1]
+
+
+def test_async_queue_reports_a_missing_input_at_once() -> None:
+    queue = AsyncInferQueue(lpir.compile_model(two_inputs(), "CPU"), 1)
+    with pytest.raises(InputError, match="is missing"):
+        queue.start_async({0: np.zeros(queue[0].compiled.input(0).shape.to_static(), np.float32)})
+    assert queue.is_ready()
+    queue.wait_all()
+
+
+def test_the_threads_of_an_async_queue_end_with_it() -> None:
+    queue = AsyncInferQueue(lpir.compile_model(linear(), "CPU"), 2)
+    queue.start_async([X])
+    queue.wait_all()
+    threads = [t for t in threading.enumerate() if t.name.startswith("lpir-queue")]
+    assert len(threads) >= 2
+    del queue
+    gc.collect()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def test_many_threads(device: str) -> None:

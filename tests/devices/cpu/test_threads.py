@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
 
 import numpy as np
@@ -64,6 +65,30 @@ def test_a_step_does_not_wait_for_a_thread_that_never_comes() -> None:
     assert sums.tolist() == [10] * 3
     pool.close()
     assert jit is not None
+
+
+def test_python_goes_on_while_native_code_runs() -> None:
+    """Another Python thread sees the middle of a native call, so the call does not hold the interpreter's lock."""
+    f = Function("count", {"rounds": "ptr", "most": "i64"}, optimize=False)
+    with f.loop(0, f.p["most"]) as i:
+        f.store(f.add(i.index, 1), f.p["rounds"])
+    kernel = f.kernel()
+    jit = Jit(host_isa())
+    jit.add(kernel.symbol, kernel.text)
+    address = jit.compile()[kernel.symbol]
+    rounds, most = np.zeros(1, np.int64), 300_000_000
+    params = (ctypes.c_uint64 * 2)(rounds.ctypes.data, most)
+    steps = (ctypes.c_uint64 * 2)(address, ctypes.addressof(params))
+    pool = ThreadPool(1)
+    native = threading.Thread(target=pool.run, args=(ctypes.addressof(steps), 1))
+    native.start()
+    seen = set()
+    while native.is_alive():
+        seen.add(int(rounds[0]))
+    native.join()
+    pool.close()
+    assert rounds[0] == most
+    assert len(seen - {0, most}) > 2
 
 
 def test_idle_workers_sleep() -> None:
