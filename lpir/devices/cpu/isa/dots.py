@@ -21,8 +21,18 @@ def vpdpbusd(f: Function, acc: Value, u: Value, s: Value) -> Value:
 
 def vpmaddubsw(f: Function, acc: Value, u: Value, s: Value) -> Value:
     """Three instructions; exact only if no pair of products leaves int16."""
-    pairs = f.call(_MADDUBS[acc.lanes], vector_of("i16", 2 * acc.lanes), u, s)
-    return f.add(acc, pmaddwd(f, pairs, f.const(pairs.type, 1)))
+    return add_pairs(f, acc, pmaddubsw(f, u, s))
+
+
+def pmaddubsw(f: Function, u: Value, s: Value) -> Value:
+    """`u[2l] * s[2l] + u[2l+1] * s[2l+1]` of u8 and i8 in int16, where it saturates."""
+    lanes = u.lanes // 4
+    return f.call(_MADDUBS[lanes], vector_of("i16", 2 * lanes), u, s)
+
+
+def add_pairs(f: Function, acc: Value, words: Value) -> Value:
+    """`acc[l] + words[2l] + words[2l+1]` of int16 in int32."""
+    return f.add(acc, pmaddwd(f, words, f.const(words.type, 1)))
 
 
 def pmaddwd(f: Function, a: Value, b: Value) -> Value:

@@ -104,6 +104,11 @@ class Epilogue:
         """Whether the last step takes int32 to u8, which a kernel may do for several vectors at once."""
         return self.saturate or (self.type == u8 and self.expr.fn == "cast" and self.expr.args[0].type == i32)
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one channel of one row reads and writes."""
+        return element_bytes(self.type) + sum(element_bytes(o.type) for o in self.operands if o.kind == "tensor")
+
     def params(self) -> dict[str, str]:
         """Parameter names and types that the kernel declares."""
         names: dict[str, str] = {}

@@ -30,7 +30,6 @@ import numpy as np
 from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref, Word
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
-from lpir.devices.cpu.isa.dots import as_words, word_dot
 from lpir.devices.cpu.kernels import tiling
 from lpir.devices.cpu.kernels.epilogue import (
     Bound,
@@ -64,7 +63,7 @@ def applies(channels: int, taps: int, epilogue: Expr) -> str | None:
 @dataclass(frozen=True, slots=True)
 class Call:
     """Buffers of one layer. `x`, `out`: pointer to the first row; `init`: `init_vector`; `x_group`: bytes between the
-    inputs of two groups; `offsets`, `ranges`, `wide*`: of `PackedWeights`, where the kernel needs them."""
+    inputs of two groups; `offsets`, `ranges`: of `PackedWeights`, where the kernel needs them."""
 
     x: Pointer
     x_rows: Rows
@@ -76,8 +75,6 @@ class Call:
     offsets: Pointer = 0
     x_group: int = 0
     ranges: Pointer = 0
-    wide: Pointer = 0
-    wide_offsets: Pointer = 0
 
 
 @dataclass(frozen=True)
@@ -109,9 +106,14 @@ class IntGemm:
         """Whether the kernel reads the table of offsets (a single contiguous run of channels needs none)."""
         return "offsets" in dict(self.kernel.params)
 
+    @property
+    def needs_ranges(self) -> bool:
+        """Whether the kernel asks which steps each block of channels has."""
+        return "ranges" in dict(self.kernel.params)
+
     def pack(self, w: Array, top: int = 255) -> PackedWeights:
-        """Packs `w` [G, taps, C, N] i8; activations are at most `top`."""
-        return pack_weights(w, self.isa.lanes(), self.tile.vectors, self.offsets, self.isa.exact, top)
+        """Packs `w` [G, taps, C, N] i8; activations are at most `top`, which an exact instruction need not know."""
+        return pack_weights(w, self.isa.lanes(), self.tile.vectors, self.offsets)
 
     def params(self, call: Call, threads: int) -> list[Word]:
         """The kernel's parameter words, for work shared by `threads`."""
@@ -119,7 +121,7 @@ class IntGemm:
         columns = -(-self.n // lanes)
         tiles, blocks = -(-self.m // tile.rows), -(-columns // tile.vectors)
         # what a row touches in input and output; output lines must stay in L1 for the next block
-        row_bytes = self.steps * 4 + self.n * element_bytes(self.epilogue.type)
+        row_bytes = self.steps * 4 + self.n * self.epilogue.row_bytes
         weights = self.n * self.steps * 4
         cache = L1 if weights <= L2 else L2
         mc, nc = tiling.choose_chunks(self.groups, tiles, blocks, tile.rows * row_bytes, threads, cache)
@@ -138,8 +140,8 @@ class IntGemm:
         }
         if self.needs_offsets:
             values["offsets"] = call.offsets
-        if not self.isa.exact:
-            values |= {"ranges": call.ranges, "wide": call.wide, "wide_offsets": call.wide_offsets}
+        if self.needs_ranges:
+            values["ranges"] = call.ranges
         return self.kernel.words(values)
 
 
@@ -167,9 +169,9 @@ def build(
     steps = len(taps) * -(-channels // 4)
     ops = sum(1 for e in epilogue.expr.walk() if e.args)
     tile = tile or tiling.choose_tile(isa, m, n, steps, isa.dot_cost, ops + 2.0, isa.spare)
-    form = _Form(
-        affine=len(taps) == 1 and isa.exact,
-        unroll=_unroll(tile, steps) if isa.exact else 1,
+    form = Form(
+        affine=len(taps) == 1,
+        unroll=_unroll(tile, steps),
         narrow=n < isa.lanes(),
         x_table=x_table,
         out_table=out_table,
@@ -178,8 +180,8 @@ def build(
 
 
 @functools.lru_cache(maxsize=1024)
-def _print(isa: Isa, tile: Tile, epilogue: Epilogue, form: _Form) -> Kernel:
-    return _Printer(isa, tile, epilogue, form).kernel()
+def _print(isa: Isa, tile: Tile, epilogue: Epilogue, form: Form) -> Kernel:
+    return Printer(isa, tile, epilogue, form).kernel()
 
 
 def _rows(rows: Rows) -> int | Ref:
@@ -193,7 +195,7 @@ def _unroll(tile: Tile, steps: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class Form:
     """What is compiled into a kernel besides its tile and epilogue."""
 
     affine: bool
@@ -203,10 +205,10 @@ class _Form:
     out_table: bool
 
 
-class _Printer:
+class Printer:
     """Prints one kernel."""
 
-    def __init__(self, isa: Isa, tile: Tile, epilogue: Epilogue, form: _Form) -> None:
+    def __init__(self, isa: Isa, tile: Tile, epilogue: Epilogue, form: Form) -> None:
         self.isa, self.tile, self.epilogue, self.form = isa, tile, epilogue, form
         self.lanes = isa.lanes()
         self.acc_type = vector_of("i32", self.lanes)
@@ -220,12 +222,13 @@ class _Printer:
             ),
             **epilogue.params(),
         }
-        if not form.affine:
-            params["offsets"] = "ptr"
-        if not isa.exact:
-            params |= dict.fromkeys(("ranges", "wide", "wide_offsets"), "ptr")
+        params |= self.step_params()
         kind = f"igemm_{isa.name}_{tile.rows}x{tile.vectors}"
         self.f = Function(kind, params, optimize=False)
+
+    def step_params(self) -> dict[str, str]:
+        """Names and types of the parameters that tell where the steps of a sum read."""
+        return {} if self.form.affine else {"offsets": "ptr"}
 
     def kernel(self) -> Kernel:
         f = self.f
@@ -241,13 +244,16 @@ class _Printer:
             tiles = self._chunk(mc, f.p["m_tiles"], f.p["m_chunks"])
             with f.loop(*blocks, name="block") as block:
                 which = f.add(f.mul(group, f.p["n_blocks"]), block.index)
-                # steps of all blocks are numbered through where blocks differ in how many they have
-                w = f.gep(f.p["w"], f.mul(which, panel)) if self.isa.exact else f.p["w"]
+                w = self.block_weights(which, panel)
                 channels = self._channels(block.index)
                 base = f.mul(group, f.p["n"])
                 with f.loop(*tiles, name="tile") as tile:
                     self._tile(x, w, which, [f.add(base, c) for c in channels], tile.index)
         return f.kernel()
+
+    def block_weights(self, which: Value, panel: Value) -> Value:
+        """Where the weights of a block begin; a block of every step has `panel` bytes."""
+        return self.f.gep(self.f.p["w"], self.f.mul(which, panel))
 
     def _chunk(self, index: Value, count: Value, chunks: Value) -> tuple[Value, Value]:
         f = self.f
@@ -267,67 +273,44 @@ class _Printer:
         f, width = self.f, self.tile.vectors * self.lanes
         first = f.smin(f.mul(index, self.tile.rows), f.sub(f.p["m"], self.tile.rows))
         rows = [f.add(first, r) for r in range(self.tile.rows)]
-        pointers = [row_pointer(f, x, f.p["x_rows"], m) for m in rows]
+        pointers = self.row_pointers(x, f.p["x_rows"], rows)
         init = f.gep(f.p["init"], f.mul(which, width), "i32")
         starts = [f.load(self.acc_type, f.gep(init, j * self.lanes, "i32"), 4) for j in range(self.tile.vectors)]
         sums = [s for _ in rows for s in starts]
-        if self.isa.exact:
-            sums = self._steps(pointers, w, f.const("i64", 0), f.p["steps"], sums)
-        else:
-            first_narrow, end_narrow, first_wide, end_wide = self._ranges(which)
-            sums = self._steps(pointers, w, first_narrow, end_narrow, sums)
-            sums = self._wide_steps(pointers, first_wide, end_wide, sums)
-        self._store(sums, rows, channels)
+        self._store(self.add_products(pointers, w, which, sums), rows, channels)
 
-    def _ranges(self, which: Value) -> list[Value]:
-        """First and end of the narrow and of the wide steps of a block."""
-        f = self.f
-        at = f.gep(f.p["ranges"], f.mul(which, 4), "i32")
-        return [f.convert("sext", f.load("i32", f.gep(at, 4 * i), 4), "i64") for i in range(4)]
+    def row_pointers(self, base: Value, strides: Value, rows: list[Value]) -> list[Value]:
+        """The addresses of consecutive rows."""
+        return [row_pointer(self.f, base, strides, m) for m in rows]
 
-    def _steps(self, pointers: list[Value], w: Value, first: Value, last: Value, sums: list[Value]) -> list[Value]:
-        """`sums` plus the products of steps `first .. last` of the weights at `w`: 4 bytes of a row times a vector."""
+    def add_products(self, pointers: list[Value], w: Value, which: Value, sums: list[Value]) -> list[Value]:
+        """`sums` plus the products of every step of a block: 4 bytes of a row times a vector of weights at `w`."""
         f, form = self.f, self.form
         column = self.tile.vectors * self.lanes * 4
-        with f.loop(first, last, form.unroll, carried=sums, nonempty=self.isa.exact, name="step") as k:
+        with f.loop(0, f.p["steps"], form.unroll, carried=sums, nonempty=True, name="step") as k:
             k.next = k.values
             at = f.gep(w, f.mul(k.index, column))
             for u in range(form.unroll):
-                offset = f.mul(k.index, 4) if form.affine else self._offset(f.p["offsets"], k.index, u)
+                offset = f.mul(k.index, 4) if form.affine else self.offset(f.p["offsets"], k.index, u)
                 vectors = range(u * column, (u + 1) * column, self.lanes * 4)
                 weights = [f.load(self.byte_type, f.gep(at, v), 1) for v in vectors]
                 sums, k.next = k.next, []
                 for r, pointer in enumerate(pointers):
                     # a row's bytes are read right before they are used: they need a register only here
-                    a = self._four(pointer, offset, 4 * u if form.affine else 0)
+                    a = self.four(pointer, offset, 4 * u if form.affine else 0)
                     own = sums[r * len(weights) : (r + 1) * len(weights)]
                     k.next += [
                         self.isa.weight_dot(f, total, a, weight) for total, weight in zip(own, weights, strict=True)
                     ]
         return k.results
 
-    def _wide_steps(self, pointers: list[Value], first: Value, last: Value, sums: list[Value]) -> list[Value]:
-        """`sums` plus the products of wide steps `first .. last`."""
-        f = self.f
-        words, half = vector_of("i16", 2 * self.lanes), self.lanes * 4
-        with f.loop(first, last, carried=sums, name="wide") as k:
-            at = f.gep(f.p["wide"], f.mul(k.index, self.tile.vectors * 2 * half))
-            offset = self._offset(f.p["wide_offsets"], k.index, 0)
-            loaded = [f.load(words, f.gep(at, i * half), 1) for i in range(2 * self.tile.vectors)]
-            weights = list(zip(loaded[::2], loaded[1::2], strict=True))
-            for r, pointer in enumerate(pointers):
-                a = as_words(f, self._four(pointer, offset, 0))
-                own = k.values[r * len(weights) : (r + 1) * len(weights)]
-                k.next += [word_dot(f, total, a, pair) for total, pair in zip(own, weights, strict=True)]
-        return k.results
-
-    def _four(self, pointer: Value, offset: Value, ahead: int) -> Value:
+    def four(self, pointer: Value, offset: Value, ahead: int = 0) -> Value:
         """4 bytes of a row, in every lane."""
         f = self.f
         four = f.load("i32", f.gep(f.gep(pointer, offset), ahead), 1)
         return f.convert("bitcast", f.splat(four, self.lanes), self.byte_type)
 
-    def _offset(self, table: Value, step: Value, ahead: int) -> Value:
+    def offset(self, table: Value, step: Value, ahead: int = 0) -> Value:
         f = self.f
         at = f.gep(f.gep(table, step, "i32"), 4 * ahead)
         return f.convert("sext", f.load("i32", at, 4), "i64")
@@ -335,7 +318,7 @@ class _Printer:
     def _store(self, sums: list[Value], rows: list[Value], channels: list[Value]) -> None:
         f, vectors = self.f, self.tile.vectors
         size = element_bytes(self.epilogue.type)
-        outs = [row_pointer(f, f.p["out"], f.p["out_rows"], m) for m in rows]
+        outs = self.row_pointers(f.p["out"], f.p["out_rows"], rows)
         operands = [self.epilogue.row(f, m) for m in rows]
         together = self.epilogue.saturate
         waiting: list[tuple[Value, Value]] = []

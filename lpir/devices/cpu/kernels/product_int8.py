@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,10 @@ import numpy as np
 
 from lpir.devices.cpu.codegen.abi import Ref
 from lpir.devices.cpu.isa import Isa
-from lpir.devices.cpu.kernels import igemm
+from lpir.devices.cpu.kernels import igemm, igemm_int16
 from lpir.devices.cpu.kernels.base import BuildContext, Step
 from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Rows, element_bytes
-from lpir.devices.cpu.kernels.pack import PackedWeights
+from lpir.devices.cpu.kernels.igemm import IntGemm
 from lpir.devices.cpu.kernels.ranges import sums_range
 from lpir.devices.cpu.kernels.rows import bind_operand, epilogue_of, operand_of
 from lpir.ir.graph import Node
@@ -67,7 +68,7 @@ def igemm_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
     """The product by vectors' dot products."""
     w = product.w
     rows = _rows(product.offsets, ctx)
-    gemm = igemm.build(
+    gemm = gemm_builder(isa)(
         isa,
         m=len(product.offsets),
         n=w.shape[-1],
@@ -87,18 +88,15 @@ def igemm_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
         out_rows=Rows(product.out_stride),
         operands=product.bound(ctx),
         offsets=ctx.constant(packed.offsets) if gemm.needs_offsets else 0,
-        **_wide(packed, isa, ctx),
+        ranges=ctx.constant(packed.ranges) if gemm.needs_ranges else 0,
         x_group=product.group_bytes,
     )
     return Step(gemm.kernel, tuple(gemm.params(call, ctx.threads)))
 
 
-def _wide(packed: PackedWeights, isa: Isa, ctx: BuildContext) -> dict[str, Ref]:
-    """What a kernel needs whose dot product of bytes is not always exact."""
-    if isa.exact:
-        return {}
-    parts = {"ranges": packed.ranges, "wide": packed.wide, "wide_offsets": packed.wide_offsets}
-    return {name: ctx.constant(array) for name, array in parts.items()}
+def gemm_builder(isa: Isa) -> Callable[..., IntGemm]:
+    """What builds kernels for `isa`: its dot product is exact by instruction, or by what the packer proves."""
+    return igemm.build if isa.exact else igemm_int16.build
 
 
 def as_bytes(runs: tuple[int, ...], w: Array) -> tuple[tuple[int, ...], Array]:
