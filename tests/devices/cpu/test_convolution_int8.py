@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.convolution_int8 import ConvolutionInt8, MatMulInt8
@@ -103,23 +105,55 @@ def test_wide_outputs(isa: Isa, epilogue: Expr) -> None:
     np.testing.assert_array_equal(actual, op.eval(*inputs)[0])
 
 
-EXTREMES = {
-    "high": (255, 127),
-    "low": (255, -128),
-    "minus": (255, -127),
-}
+def signs(name: str, k: int, n: int) -> Array:
+    """True where a weight is the extreme one, False where it has the other sign."""
+    i, j = np.arange(k)[:, None], np.arange(n)
+    patterns = {
+        "all": i + j >= 0,
+        "none": i + j < 0,
+        "every second": (i + j) % 2 == 0,
+        "pairs": (i // 2 + j) % 2 == 0,
+        "fours": (i // 4 + j) % 2 == 0,
+        "third of steps": i % 3 + 0 * j > 0,
+        "half of channels": (j % 2 == 0) & (i >= 0),
+    }
+    return patterns[name]
 
 
-@pytest.mark.parametrize("name", EXTREMES)
+SIGNS = ["all", "none", "every second", "pairs", "fours", "third of steps", "half of channels"]
+
+
+@pytest.mark.parametrize("pattern", SIGNS)
+@pytest.mark.parametrize(("extreme", "other"), [(127, -128), (-128, 0), (-127, 127)])
 @pytest.mark.parametrize("k", [4608, 65])
 @ISAS
-def test_extremes_are_exact(isa: Isa, name: str, k: int) -> None:
-    code, weight = EXTREMES[name]
-    a, b = np.full((3, k), code, np.uint8), np.full((k, 21), weight, np.int8)
-    b[::3, ::2] = -1 - weight if weight != -127 else 127
+def test_extremes_are_exact(isa: Isa, pattern: str, extreme: int, other: int, k: int) -> None:
+    a, b = np.full((3, k), 255, np.uint8), np.where(signs(pattern, k, 21), extreme, other).astype(np.int8)
     op = LoweredMatMul(False, 0, 0, ACC)
     (actual,) = run(MatMulInt8(), op, [a, b], isa, 2, constants=[1])
     np.testing.assert_array_equal(actual, a.astype(np.int64) @ b.astype(np.int64))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    m=st.integers(1, 20),
+    k=st.integers(1, 70),
+    n=st.integers(1, 40),
+    zero_point=st.integers(0, 255),
+    wide=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+@ISAS
+def test_any_product_is_exact(isa: Isa, m: int, k: int, n: int, zero_point: int, wide: bool, seed: int) -> None:
+    """`wide`: weights with a zero point of their own, as int16 codes."""
+    rng = np.random.default_rng(seed)
+    a = rng.choice([0, 1, 254, 255], (m, k)).astype(np.uint8) if seed % 2 else codes(rng, m, k)
+    b = rng.choice([-128, -127, 127, 3], (k, n)).astype(np.int8) if seed % 3 else weights(rng, k, n)
+    if wide:
+        b = b.astype(np.int16) - rng.integers(-128, 128, dtype=np.int16)
+    op = LoweredMatMul(False, zero_point, 0, ACC)
+    (actual,) = run(MatMulInt8(), op, [a, b], isa, 2, constants=[1])
+    np.testing.assert_array_equal(actual, (a.astype(np.int64) - zero_point) @ b.astype(np.int64))
 
 
 @pytest.mark.parametrize("m", [1, 2, 5, 49, 100])

@@ -10,8 +10,9 @@ from lpir.devices.cpu.codegen import jit
 from lpir.devices.cpu.codegen.jit import assembly
 from lpir.devices.cpu.codegen.processor import arm_features
 from lpir.devices.cpu.isa import Isa, all_isas, by_name, host_isa
-from lpir.devices.cpu.kernels import idepthwise, igemm
+from lpir.devices.cpu.kernels import idepthwise
 from lpir.devices.cpu.kernels.epilogue import Epilogue, Operand
+from lpir.devices.cpu.kernels.product_int8 import gemm_builder
 from lpir.ir.types import f32, i32, u8
 from lpir.scalar.expr import cast, clamp, input_, rint_i32
 
@@ -55,7 +56,7 @@ def test_choice_on_an_arm_machine(features: set[str], expected: str, monkeypatch
 
 @ISAS
 def test_product_contains_its_dot(isa: Isa) -> None:
-    gemm = igemm.build(isa, 196, 64, 384, (0,), finish())
+    gemm = gemm_builder(isa)(isa, 196, 64, 384, (0,), finish())
     assert isa.proof in assembly([gemm.kernel.text], isa)
 
 
@@ -71,7 +72,7 @@ def test_depthwise_contains_its_dot(isa: Isa) -> None:
 @pytest.mark.parametrize("isa", NAMED, ids=lambda isa: isa.name)
 def test_inner_loop_keeps_its_sums_in_registers(isa: Isa, shape: tuple[int, int, int]) -> None:
     m, n, k = shape
-    lines = assembly([igemm.build(isa, m, n, k, (0,), finish()).kernel.text], isa).splitlines()
+    lines = assembly([gemm_builder(isa)(isa, m, n, k, (0,), finish()).kernel.text], isa).splitlines()
     first = next(i for i, line in enumerate(lines) if isa.proof in line)
     start = max(i for i in range(first) if lines[i].startswith(".LBB"))
     end = next(i for i in range(first, len(lines)) if re.match(JUMP[isa.arch], lines[i]))

@@ -1,4 +1,4 @@
-"""INT8 matrix product where the instruction adds products in int16: exact, because the packer proves that none leaves it.
+"""INT8 matrix product whose instruction adds products in int16: exact, because the packer proves that no sum leaves it.
 
 The kernel is `igemm`'s but for its steps. A block is one vector of channels, with windows of its own that read a row
 where they like (`pack_int16`): first pairs of windows that share an int16 sum (5 vector instructions), then single

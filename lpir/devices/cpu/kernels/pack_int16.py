@@ -25,7 +25,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 INT16 = np.iinfo(np.int16)
 # attempts to find a partner for every window; each takes those that earlier ones left
-ROUNDS = 16
+ROUNDS = 32
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,31 @@ class Windows:
     weights: Array
 
     def loads(self) -> Array:
-        """int16 [windows, 2, 2 * lanes]: the positive and the negative part, as magnitudes, of each int16 sum."""
-        pairs = self.weights.reshape(len(self.weights), -1, 2).astype(np.int16)
-        return np.stack([np.maximum(pairs, 0).sum(-1), -np.minimum(pairs, 0).sum(-1)], axis=1).astype(np.int16)
+        """uint8 [windows, 2, 2 * lanes]: positive and negative weights of each int16 sum, as magnitudes."""
+        high, low = (part.reshape(len(part), -1, 2) for part in magnitudes(self.weights))
+        return np.stack([high[..., 0] + high[..., 1], low[..., 0] + low[..., 1]], axis=1)
 
     def take(self, order: Array) -> Windows:
         return Windows(self.block[order], self.offset[order], self.weights[order])
 
 
-def limits(top: int) -> Array:
-    """The largest safe magnitudes of the positive and of the negative weights of a sum: [2, 1]."""
-    return np.asarray([[INT16.max // top], [-INT16.min // top]], np.int16)
+def limits(top: int) -> tuple[int, int]:
+    """The largest safe magnitudes of the positive and of the negative weights of a sum, as far as a byte counts."""
+    return min(255, INT16.max // top), min(255, -INT16.min // top)
+
+
+def magnitudes(w: Array) -> tuple[Array, Array]:
+    """The positive and the negative part of int8 weights as uint8."""
+    return np.maximum(w, 0).view(np.uint8), -np.minimum(w, 0).view(np.uint8)
+
+
+def any_in_rows(found: Array) -> Array:
+    """`found.any(-1)` of bools whose rows are whole words."""
+    return np.asarray(np.ascontiguousarray(found).view(np.uint64).any(-1))
 
 
 def pack_int16(w: Array, lanes: int, taps: tuple[int, ...], top: int = 255) -> PackedWeights:
-    """Packs `w` [G, taps, C, N] (i8) for blocks of `lanes` channels and activations of at most `top`.
+    """Packs `w` [G, taps, C, N] (i8) for blocks of `lanes` channels (8 or 16) and activations of at most `top`.
 
     `ranges` [blocks, 3] of the result: where a block's windows begin, where its pairs end, where its windows end.
     """
@@ -62,12 +72,11 @@ def pack_int16(w: Array, lanes: int, taps: tuple[int, ...], top: int = 255) -> P
     windows = windows.take(order)
     blocks = np.arange(len(columns))
     first, last = (np.searchsorted(windows.block, blocks, side) for side in ("left", "right"))
-    middle = first + 2 * np.bincount(pairs, minlength=len(columns))
     return PackedWeights(
         weights=with_slack(windows.weights),
         offsets=np.append(windows.offset, 0).astype(np.int32),
         sums=columns.sum(axis=(1, 2), dtype=np.int32).reshape(-1),
-        ranges=np.stack([first, middle, last], axis=1).astype(np.int32),
+        ranges=np.stack([first, first + 2 * pairs, last], axis=1).astype(np.int32),
     )
 
 
@@ -80,13 +89,14 @@ def block_columns(w: Array, index: Array) -> Array:
 
 
 def unsafe_neighbors(columns: Array, top: int) -> Array:
-    """Whether element `i` and element `i + 1` of `columns` [..., C, lanes] are unsafe together in some lane: [..., C]."""
-    wide = columns.astype(np.int16)
-    a, b = wide[..., :-1, :], wide[..., 1:, :]
-    high, low = limits(top)[:, 0]
-    found = (np.maximum(a, 0) + np.maximum(b, 0) > high) | (np.minimum(a, 0) + np.minimum(b, 0) < -low)
+    """Whether elements `i` and `i + 1` of `columns` [..., C, lanes] are unsafe together in some lane: [..., C]."""
     unsafe = np.zeros(columns.shape[:-1], np.bool_)
-    unsafe[..., :-1] = found.any(-1)
+    # two magnitudes may not fit a byte, what one of them leaves does
+    exceeds = [
+        part[..., :-1, :] > limit - part[..., 1:, :]
+        for part, limit in zip(magnitudes(columns), limits(top), strict=True)
+    ]
+    unsafe[..., :-1] = any_in_rows(exceeds[0] | exceeds[1])
     return unsafe
 
 
@@ -105,51 +115,55 @@ def cut_windows(columns: Array, taps: Array, top: int) -> Windows:
     # nothing may be read before a row's first byte: there the first element stands alone
     start = (taps == 0)[np.arange(blocks * runs) % runs] & here[:, 0]
     length[start, 0], early[start, 0] = 1, False
-    at = np.zeros(blocks * runs, np.int64)
-    run = np.arange(blocks * runs)
-    parts = []
-    while len(run):
-        parts.append((run, at, length[run, at]))
-        at = at + parts[-1][2]
-        run, at = run[at < channels], at[at < channels]
-    run, at, taken = (np.concatenate(x) for x in zip(*parts, strict=True))
-    order = np.lexsort((at, run))
-    run, at, taken = run[order], at[order], taken[order]
+    run, at = _walk(length)
+    end = at + length[run, at]
     first = at - early[run, at]
     # zeros around every run stand for what a window leaves out
-    padded = np.pad(columns.reshape(-1, channels, lanes), [(0, 0), (1, 4), (0, 0)])
+    padded = np.pad(columns.reshape(-1, channels, lanes), [(0, 0), (1, 4), (0, 0)]).view(np.uint64)
     place = np.arange(4) + first[:, None]
-    inside = (place >= at[:, None]) & (place < (at + taken)[:, None])
-    weights = padded[run[:, None], place + 1] * inside[:, :, None].astype(np.int8)
+    inside = (place >= at[:, None]) & (place < end[:, None])
+    weights = np.where(inside[:, :, None], padded[run[:, None], place + 1], np.uint64(0)).view(np.int8)
     return Windows(run // runs, taps[run % runs] + first, np.ascontiguousarray(weights.transpose(0, 2, 1)))
 
 
-def pair_windows(block: Array, loads: Array, limit: Array) -> tuple[Array, Array]:
-    """Which windows share a sum: an order of all, block by block, pairs first; and the block of each pair.
+def _walk(length: Array) -> tuple[Array, Array]:
+    """Rows and columns that are met from column 0 by steps of `length` [rows, columns], row by row."""
+    rows, columns = length.shape
+    met = np.zeros((rows, columns + 4), np.bool_)
+    row, at = np.arange(rows), np.zeros(rows, np.int64)
+    while len(row):
+        met[row, at] = True
+        at = at + length[row, at]
+        inside = at < columns
+        row, at = row[inside], at[inside]
+    found, place = np.nonzero(met)
+    return found, place
 
-    `block` ascending. In each round every window of the heavier half of a block's windows that have no partner yet is
-    tried with one of the lighter half, another in every round.
+
+def pair_windows(block: Array, loads: Array, limit: tuple[int, int]) -> tuple[Array, Array]:
+    """Which windows share a sum: an order of all, block by block, pairs first; and the number of pairs of each block.
+
+    `block` ascending from 0. In each round every window of the heavier half of a block's windows that have no partner
+    yet is tried with one of the lighter half, another in every round.
     """
-    flat, room = loads.reshape(len(loads), -1), (limit - loads).reshape(len(loads), -1)
-    left = np.lexsort((-flat.max(1), block))
+    flat = loads.reshape(len(loads), -1)
+    room = (np.asarray(limit, np.uint8)[:, None] - loads).reshape(len(loads), -1)
+    left = np.lexsort((-flat.sum(1, dtype=np.int32), block))
     pairs = [np.zeros((0, 2), np.int64)]
     for shift in range(ROUNDS):
         sizes = np.bincount(block[left])
-        starts = np.cumsum(sizes) - sizes
-        rank = np.arange(len(left)) - starts[block[left]]
-        size = sizes[block[left]]
+        size, starts = sizes[block[left]], (np.cumsum(sizes) - sizes)[block[left]]
+        rank = np.arange(len(left)) - starts
         heavy = np.flatnonzero(rank < size // 2)
-        half = size[heavy] - size[heavy] // 2
-        light = starts[block[left[heavy]]] + size[heavy] - 1 - (rank[heavy] + shift) % np.maximum(half, 1)
-        one, other = left[heavy], left[light]
-        good = (flat[one] <= room[other]).all(1)
-        pairs.append(np.stack([one[good], other[good]], axis=1))
+        count, rank = size[heavy], rank[heavy]
+        light = starts[heavy] + count - 1 - (rank + shift) % np.maximum(count - count // 2, 1)
+        good = ~any_in_rows(flat[left[heavy]] > room[left[light]])
+        pairs.append(np.stack([left[heavy[good]], left[light[good]]], axis=1))
         gone = np.zeros(len(left), np.bool_)
         gone[heavy[good]], gone[light[good]] = True, True
         left = left[~gone]
-        if not len(left):
-            break
     found = np.concatenate(pairs)
     order = np.concatenate([found.reshape(-1), left])
     single = np.arange(len(order)) >= found.size
-    return order[np.lexsort((np.arange(len(order)), single, block[order]))], block[found[:, 0]]
+    order = order[np.lexsort((np.arange(len(order)), single, block[order]))]
+    return order, np.bincount(block[found[:, 0]], minlength=int(block[-1]) + 1)
