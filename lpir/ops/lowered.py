@@ -27,6 +27,9 @@ from lpir.scalar.expr import Expr, input_
 ACCUMULATOR = input_(0, i32)
 """Leaf 0 of an epilogue over 8-bit inputs; `input_(0, f32)` over float inputs."""
 
+# few shapes occur, and each is asked for many times
+broadcast_shapes = functools.lru_cache(4096)(np.broadcast_shapes)
+
 
 def accumulator_of(type: ElementType) -> ElementType:
     """Element type of the sums over inputs of `type`."""
@@ -59,7 +62,7 @@ def epilogue_output(
         if index > len(operands) or (index and operands[index - 1].type != type):
             raise ModelError(f"leaf {index} of the epilogue ({type}) has no matching operand")
     for operand in operands:
-        if np.broadcast_shapes(tuple(shape), _static(operand)) != tuple(shape):
+        if broadcast_shapes(tuple(shape), _static(operand)) != tuple(shape):
             raise ModelError(f"operand {operand.shape} does not broadcast to {list(shape)}")
     return [TensorType(epilogue.type, PartialShape.of(shape))]
 
@@ -76,7 +79,7 @@ class Elementwise(Op):
         for index, type in self.expr.inputs().items():
             if index >= len(inputs) or inputs[index].type != type:
                 raise ModelError(f"leaf {index} of {self.expr} ({type}) has no matching input")
-        shape = np.broadcast_shapes(*(_static(a) for a in inputs))
+        shape = broadcast_shapes(*(_static(a) for a in inputs))
         return [TensorType(self.expr.type, PartialShape.of(shape))]
 
     def eval(self, *inputs: Array) -> tuple[Array, ...]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Union
 
 from lpir.ir.types import ElementType, boolean, f32, i32
@@ -193,10 +194,10 @@ def substitute(e: Expr, leaves: Mapping[int, Expr] | Sequence[Expr]) -> Expr:
     table = dict(enumerate(leaves)) if isinstance(leaves, Sequence) else leaves
     new: dict[int, Expr] = {}
     for node in e.walk():
-        if node.fn == "input" and int(node.value or 0) in table:
-            new[id(node)] = table[int(node.value or 0)]
-        elif node.args and any(new[id(a)] is not a for a in node.args):
-            new[id(node)] = Expr(node.fn, tuple(new[id(a)] for a in node.args), node.type, node.value)
+        if node.args:
+            args = tuple([new[id(a)] for a in node.args])
+            same = all(map(is_, args, node.args))
+            new[id(node)] = node if same else Expr(node.fn, args, node.type, node.value)
         else:
-            new[id(node)] = node
+            new[id(node)] = table.get(int(node.value or 0), node) if node.fn == "input" else node
     return new[id(e)]

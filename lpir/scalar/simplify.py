@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from operator import is_
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def simplify(expr: Expr) -> Expr:
     table: dict[tuple[object, ...], Expr] = {}
     new: dict[int, Expr] = {}
     for node in expr.walk():
-        args = tuple(new[id(a)] for a in node.args)
+        args = tuple([new[id(a)] for a in node.args])
         new[id(node)] = _reduce(_intern(node, args, table), table)
     return new[id(expr)]
 
@@ -38,10 +39,10 @@ def simplify(expr: Expr) -> Expr:
 def _intern(node: Expr, args: tuple[Expr, ...], table: dict[tuple[object, ...], Expr]) -> Expr:
     """The one object for this expression: equal expressions become identical."""
     # repr tells 0.0 from -0.0 and True from 1
-    key = (node.fn, node.type, repr(node.value), *map(id, args))
+    key = (node.fn, node.type.name, node.value if node.value is None else repr(node.value), *map(id, args))
     found = table.get(key)
     if found is None:
-        same = all(a is b for a, b in zip(args, node.args, strict=True))
+        same = all(map(is_, args, node.args))
         found = table[key] = node if same else Expr(node.fn, args, node.type, node.value)
     return found
 

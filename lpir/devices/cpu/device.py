@@ -9,7 +9,6 @@ from typing import Any
 
 import lpir.ops  # noqa: F401  (registers the operations)
 from lpir.devices.cpu import pipeline
-from lpir.devices.cpu.aot.build import build, header
 from lpir.devices.cpu.explain import explain_plan
 from lpir.devices.cpu.isa import Isa, all_isas, by_name, host_isa
 from lpir.devices.cpu.kernels.base import Step
@@ -99,10 +98,14 @@ class CpuExecutable(Executable):
         return self.lowered
 
     def export_model(self, prefix: str = "lpir_model", soname: str = "") -> bytes:
+        from lpir.devices.cpu.aot.build import build
+
         isa = self.options.isa
         return build(self.model, self.plan, isa, self.threads, self._code, self.explain(), prefix, soname)
 
     def header(self, prefix: str) -> str:
+        from lpir.devices.cpu.aot.build import header
+
         return header(self.model, self.options.isa, prefix)
 
     def properties(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import is_
+
 import numpy as np
 
 from lpir.scalar.expr import Expr
@@ -13,10 +15,13 @@ def drop_inner_clamps(expr: Expr) -> Expr:
     Exact, not approximate: float multiplication and addition are monotone, so a value below `a` lands at or below where
     `a` lands, and `rint` takes that to `lo` either way. NaN passes through both.
     """
+    order = expr.walk()
+    if not any(node.fn == "rint_i32" for node in order):
+        return expr
     new: dict[int, Expr] = {}
-    for node in expr.walk():
-        args = tuple(new[id(a)] for a in node.args)
-        rebuilt = node if args == node.args else Expr(node.fn, args, node.type, node.value)
+    for node in order:
+        args = tuple([new[id(a)] for a in node.args])
+        rebuilt = node if all(map(is_, args, node.args)) else Expr(node.fn, args, node.type, node.value)
         new[id(node)] = _drop(rebuilt) if node.fn == "rint_i32" else rebuilt
     return new[id(expr)]
 

@@ -21,6 +21,7 @@ from lpir.ops.lowered import (
     Pool,
     Reduce,
     Table,
+    broadcast_shapes,
 )
 from lpir.ops.lowered_compressed import CompressedMatMul
 from lpir.passes.lowprec.clamps import drop_inner_clamps
@@ -126,7 +127,7 @@ def _rewrite(node: Node, expr: Expr, inputs: list[Value], out: Value) -> None:
     used = sorted(expr.inputs())
     kept = [inputs[i] for i in used]
     shapes = [v.shape.to_static() for v in kept]
-    if not kept or np.broadcast_shapes(*shapes) != out.shape.to_static():
+    if not kept or broadcast_shapes(*shapes) != out.shape.to_static():
         used, kept = list(range(len(inputs))), inputs
     order = {old: input_(new, inputs[old].element_type) for new, old in enumerate(used)}
     node.op = Elementwise(substitute(expr, order))
@@ -142,7 +143,7 @@ def _inline_scalars(expr: Expr, inputs: list[Value], shape: tuple[int, ...]) -> 
         if data is not None and data.size == 1:
             table[index] = const(data.reshape(()).item(), value.element_type)
     rest = [v.shape.to_static() for i, v in enumerate(inputs) if i not in table]
-    if not rest or np.broadcast_shapes(*rest) != shape:
+    if not rest or broadcast_shapes(*rest) != shape:
         return expr, inputs
     return substitute(expr, table), inputs
 

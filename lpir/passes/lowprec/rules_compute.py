@@ -116,7 +116,7 @@ def max_products(weights: Weights | None, *quants: QuantType) -> int:
     """
     largest = [max(255, abs(q.zero_point), abs(255 - q.zero_point)) for q in quants]
     if weights is not None:
-        largest.append(max(128, int(np.abs(weights.codes.astype(np.int32)).max(initial=1))))
+        largest.append(max(128, int(weights.codes.max(initial=1)), -int(weights.codes.min(initial=-1))))
     return INT32_MAX // math.prod(largest)
 
 

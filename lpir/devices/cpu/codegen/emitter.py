@@ -22,6 +22,7 @@ No instruction carries fast-math flags: what is printed is computed, one roundin
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import struct
@@ -63,12 +64,14 @@ class Value:
 Operand = Value | int
 
 
+@functools.cache
 def lanes_of(type: str) -> int:
     """Number of elements of an LLVM type, 1 for a scalar."""
     m = _VECTOR.fullmatch(type)
     return int(m[1]) if m else 1
 
 
+@functools.cache
 def element_of(type: str) -> str:
     """The element type of a vector type; a scalar type itself."""
     m = _VECTOR.fullmatch(type)
@@ -85,6 +88,7 @@ def size_of(type: str) -> int:
     return _SIZES[element_of(type)] * lanes_of(type)
 
 
+@functools.cache
 def mangle(type: str) -> str:
     """The suffix of an intrinsic's name: `<8 x float>` -> `v8f32`."""
     element = element_of(type)

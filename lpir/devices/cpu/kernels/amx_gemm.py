@@ -130,7 +130,7 @@ class TileGemm:
         quads = padded.reshape(groups, -1, self.depth // 4, 4, n)
         index = self.first_channels[:, :, None] + np.arange(LANES)
         packed = np.ascontiguousarray(quads[..., index].transpose(0, 4, 1, 5, 2, 6, 3))
-        return with_slack(packed), packed.sum(axis=(2, 4, 6), dtype=np.int32)
+        return with_slack(packed), w.sum(axis=(1, 2), dtype=np.int32)[:, index]
 
     def params(self, call: Call, threads: int) -> list[Word]:
         """The kernel's parameter words, for work shared by `threads`."""

@@ -148,6 +148,9 @@ def drop_inner_clamps(expr: Expr, low: float, high: float, points: Mapping[int, 
 
 def sums_range(w: Array, zero_point: int) -> Range:
     """Smallest and largest `sum((x - zero_point) * w)` of u8 `x` for each output channel, the last axis of `w`."""
-    wide = w.reshape(-1, w.shape[-1]).astype(np.float64)
-    high, low = np.maximum(wide, 0).sum(0), np.minimum(wide, 0).sum(0)
+    rows = w.reshape(-1, w.shape[-1])
+    # bytes are added up as they are: a copy in float64 would be eight times as large
+    kind = np.int32 if w.dtype == np.int8 else np.int64
+    high = np.maximum(rows, 0).sum(0, dtype=kind).astype(np.float64)
+    low = rows.sum(0, dtype=kind) - high
     return low * (255 - zero_point) - high * zero_point, high * (255 - zero_point) - low * zero_point

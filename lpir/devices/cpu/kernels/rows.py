@@ -102,7 +102,7 @@ def epilogue_of(
 def pad_kernel() -> Kernel:
     """Copies rows of bytes between two paddings: `table[row]` is the source offset of a row, -1 for all padding."""
     names = ("rows", "left", "middle", "right", "fill")
-    f = Function("pad_rows", {"x": "ptr", "out": "ptr", "table": "ptr", **dict.fromkeys(names, "i64")})
+    f = Function("pad_rows", {"x": "ptr", "out": "ptr", "table": "ptr", **dict.fromkeys(names, "i64")}, optimize=False)
     left, middle, right = f.p["left"], f.p["middle"], f.p["right"]
     width = f.add(f.add(left, middle), right)
     fill = f.convert("trunc", f.p["fill"], "i8")
