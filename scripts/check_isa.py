@@ -28,6 +28,7 @@ from lpir.devices.cpu.select import all_kernels
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul
 from lpir.ops.lowered_attention import LoweredAttention
 from lpir.ops.lowered_compressed import CompressedMatMul
+from lpir.ops.lowered_recurrent import Recurrence
 from tests.devices.cpu.emulator import emulate, missing
 from tests.devices.cpu.harness import Prepared, assert_guarded, build, prepare
 from tests.devices.cpu.problems import Problem, problems_for, timed_problems
@@ -81,6 +82,8 @@ def operations_of(problem: Problem) -> tuple[float, str]:
         return out * math.prod(problem.inputs[1].shape[:-1]), "GMAC/s"
     if isinstance(op, LoweredMatMul | CompressedMatMul):
         return out * problem.inputs[0].shape[-1], "GMAC/s"
+    if isinstance(op, Recurrence):
+        return problem.inputs[0].size * problem.inputs[1].shape[0], "GMAC/s"
     if isinstance(op, LoweredAttention):
         q, k, v = (x.shape for x in problem.inputs[:3])
         return math.prod(q[:3]) * k[2] * (q[3] + v[3]), "GMAC/s"

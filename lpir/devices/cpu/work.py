@@ -12,6 +12,7 @@ from lpir.ops.boundary import Constant
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul
 from lpir.ops.lowered_attention import LoweredAttention
 from lpir.ops.lowered_compressed import CompressedMatMul
+from lpir.ops.lowered_recurrent import Recurrence
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ def work_of(node: Node) -> Work:
             int8 = _size(node.outputs[0]) * _size(weights) // max(weights.shape.to_static()[-1], 1)
         case LoweredMatMul() | CompressedMatMul():
             int8 = _size(node.outputs[0]) * node.inputs[0].shape.to_static()[-1]
+        case Recurrence():
+            int8 = math.prod(node.inputs[0].shape.to_static()) * node.inputs[1].shape.to_static()[0]
         case LoweredAttention():
             q, k, v = (node.op.heads_first(i, x.shape.to_static()) for i, x in enumerate(node.inputs[:3]))
             int8, float32 = math.prod(q) * k[2], math.prod(q[:3]) * math.prod(v[2:])

@@ -33,10 +33,14 @@ from lpir.ops.lowered import (
 )
 from lpir.ops.lowered_attention import LoweredAttention
 from lpir.ops.lowered_compressed import CompressedMatMul
+from lpir.ops.lowered_recurrent import Recurrence
+from lpir.ops.recurrent_cells import GATES
 from lpir.scalar.expr import Expr, apply, cast, clamp, exp, input_, rint_i32
 from tests.devices.cpu.harness import Array, make_node
 from tests.devices.cpu.test_attention import ATTENTION
 from tests.devices.cpu.test_compressed import layer
+from tests.devices.cpu.test_recurrent import cell
+from tests.devices.cpu.test_recurrent import layer as recurrent_layer
 from tests.devices.test_conformance import DEVICE_F32
 from tests.tolerances import EXACT, F32_CHAIN, F32_SUM, Tolerance
 
@@ -44,6 +48,7 @@ ACC, FLOAT = input_(0, i32), input_(0)
 REQUANT = cast(rint_i32(clamp((cast(ACC, f32) * input_(1) + input_(2)) * 0.37, -3.0, 252.0)) + 3, u8)
 RELU6 = clamp(FLOAT + input_(1), 0.0, 6.0)
 PRODUCT = CompressedMatMul(False, FLOAT)
+LSTM = Recurrence(cell("lstm"), False, False)
 # codes and weights
 EXTREMES: dict[str, tuple[int, tuple[int, ...]]] = {
     "255 x 127": (255, (127,)),
@@ -99,6 +104,7 @@ def all_problems() -> tuple[Problem, ...]:
         _attention,
         _floats,
         _compressed,
+        _recurrent,
         _elements,
         _samples,
     )
@@ -266,6 +272,14 @@ def _compressed() -> Iterator[Problem]:
             yield Problem(f"{type} {m}x{k}x{n}g{groups}", PRODUCT, tuple(inputs), (1, 2, 3), F32_SUM.per(k))
 
 
+def _recurrent() -> Iterator[Problem]:
+    for kind in GATES:
+        for batch, units, lengths in [(1, 1, None), (2, 33, np.array([3, 1])), (4, 16, None), (1, 200, None)]:
+            op = Recurrence(cell(kind, 0.9), lengths is not None, lengths is not None)
+            inputs = recurrent_layer(op, batch, 3, units, lengths)
+            yield Problem(f"{kind} {batch}x3x{units}", op, tuple(inputs), (1,), F32_SUM.per(50 * units))
+
+
 def _elements() -> Iterator[Problem]:
     rng = np.random.default_rng(0)
     for dtype in (np.uint8, np.float32, np.int64):
@@ -344,6 +358,7 @@ def timed_problems() -> tuple[Problem, ...]:
             LoweredAttention((1,) * 4, 3, 131, 0, score, FLOAT),
             (_codes(*head), _codes(*head), _normal(*head)),
         ),
+        Problem("lstm", LSTM, tuple(recurrent_layer(LSTM, 1, 20, 256)), (1,)),
         Problem("softmax", LoweredSoftmax(FLOAT), (_normal(1, 12, 128, 128),)),
         Problem(
             "normalize",
