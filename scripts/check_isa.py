@@ -58,6 +58,8 @@ def how(isa: Isa) -> str:
 def check(isa: Isa, kernel: Kernel, problems: Sequence[Problem]) -> tuple[list[str], bool]:
     """What failed of `problems`, in words, and whether the code contains the instruction set's proof."""
     built = [build(kernel, p.node(), [np.asarray(x) for x in p.inputs], isa, p.threads) for p in problems]
+    if not built:
+        return [], False
     if isa.available():
         for steps, context, _ in built:
             Prepared(steps, isa, context)()
@@ -110,7 +112,7 @@ def verdict(isa: Isa, kernel: Kernel, quick: bool) -> Verdict:
     """Checks and, unless `quick`, times one kernel."""
     problems = problems_for(kernel, isa)
     problems = problems[::8] if quick else problems
-    failures, has_proof = check(isa, kernel, problems) if problems else ([], False)
+    failures, has_proof = check(isa, kernel, problems)
     speed, unit = (None, "") if quick else speed_of(isa, kernel)
     return Verdict(isa, kernel.name, len(problems), tuple(failures), has_proof, speed, unit)
 

@@ -64,7 +64,7 @@ def test_scale(isa: Isa) -> None:
 
 @pytest.mark.parametrize("isa", all_isas(), ids=lambda isa: isa.name)
 def test_compiles_for_an_instruction_set_the_host_lacks(isa: Isa) -> None:
-    assert ("fmul" if isa.arch == "aarch64" else "mulps") in assembly([scale_kernel(isa.lanes()).text], isa)
+    assert ("fmul" if isa.triple.startswith("aarch64") else "mulps") in assembly([scale_kernel(isa.lanes()).text], isa)
 
 
 def test_unknown_name() -> None:

@@ -10,11 +10,12 @@ from lpir.devices.cpu.codegen import jit
 from lpir.devices.cpu.codegen.jit import assembly
 from lpir.devices.cpu.codegen.processor import arm_features
 from lpir.devices.cpu.isa import Isa, all_isas, by_name, host_isa
-from lpir.devices.cpu.kernels import idepthwise
+from lpir.devices.cpu.kernels import elementwise, idepthwise, table
 from lpir.devices.cpu.kernels.epilogue import Epilogue, Operand
 from lpir.devices.cpu.kernels.product_int8 import gemm_builder
 from lpir.ir.types import f32, i32, u8
-from lpir.scalar.expr import cast, clamp, input_, rint_i32
+from lpir.ops.lowered import expanded
+from lpir.scalar.expr import apply, cast, clamp, input_, rint_i32
 
 REQUANT = cast(rint_i32(clamp(cast(input_(0, i32), f32) * input_(1) + input_(2), 0.0, 255.0)) + 3, u8)
 OPERANDS = [Operand("vector", f32), Operand("vector", f32)]
@@ -77,3 +78,18 @@ def test_inner_loop_keeps_its_sums_in_registers(isa: Isa, shape: tuple[int, int,
     start = max(i for i in range(first) if lines[i].startswith(".LBB"))
     end = next(i for i in range(first, len(lines)) if re.match(JUMP[isa.arch], lines[i]))
     assert not [line for line in lines[start:end] if re.search(STACK[isa.arch], line)]
+
+
+@pytest.mark.parametrize("isa", NAMED, ids=lambda isa: isa.name)
+def test_tables_are_looked_up_in_registers(isa: Isa) -> None:
+    instruction, count = ("tbx", 3) if isa.arch == "aarch64" else ("pshufb", 16)
+    assert assembly([table.kernel(isa, 1).text], isa).count(instruction) == count
+
+
+def test_one_module_of_many_kernels_has_each_table_once() -> None:
+    """Where LLVM's execution engine loads code, kernels of one model are one module."""
+    isa = by_name("generic")
+    exprs = [expanded(apply("erf", input_(0)) * factor + input_(1)) for factor in (2.0, 3.0)]
+    texts = {elementwise.kernel(isa, e, (f32, f32), 1, (True, m)).text for e in exprs for m in (True, False)}
+    assert len(texts) == 4
+    assert assembly(texts, isa).count(".globl") == 4

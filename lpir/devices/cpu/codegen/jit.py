@@ -86,17 +86,17 @@ def _machine(cpu: str, features: str, triple: str) -> llvm.TargetMachine:
 def _module(
     texts: Iterable[str], machine: llvm.TargetMachine, triple: str, optimize: bool, context: Any = None
 ) -> llvm.ModuleRef:
-    """One module of all `texts`, each declaration kept once."""
-    declares: dict[str, None] = {}
+    """One module of all `texts`; declarations and tables that several have are kept once."""
+    shared: dict[str, None] = {}
     bodies: list[str] = []
     for text in texts:
         for line in text.splitlines():
-            if line.startswith("declare "):
-                declares[line] = None
+            if line.startswith(("declare ", "@")):
+                shared[line] = None
             else:
                 bodies.append(line)
     head = [f'target triple = "{triple}"', f'target datalayout = "{machine.target_data}"']
-    source = "\n".join([*head, *declares, *bodies, ""])
+    source = "\n".join([*head, *shared, *bodies, ""])
     try:
         module = llvm.parse_assembly(source, context)
         module.verify()

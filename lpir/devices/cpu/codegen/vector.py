@@ -188,14 +188,11 @@ def rint_i32(f: Function, x: Value, bits: int) -> Value:
         return concat(f, parts)
     if native > 4 and x.lanes in (4, 8):
         return rint_i32(f, x, x.lanes * 32)
-    inside = f.binary(
-        "and",
-        f.fcmp("oge", x, f.const(x.type, -2147483648.0)),
-        f.fcmp("olt", x, f.const(x.type, 2147483648.0)),
-    )
-    safe = f.select(inside, f.intrinsic("llvm.roundeven", x.type, x), f.zeros(x.type))
     type = vector_of("i32", x.lanes)
-    return f.select(inside, f.convert("fptosi", safe, type), f.const(type, -(1 << 31)))
+    rounded = f.intrinsic("llvm.roundeven", x.type, x)
+    # one `fcvtns` on ARM; what is too small is INT32_MIN already
+    whole = f.call(f"llvm.fptosi.sat.{mangle(type)}.{mangle(x.type)}", type, rounded)
+    return f.select(f.fcmp("olt", x, f.const(x.type, 2147483648.0)), whole, f.const(type, -(1 << 31)))
 
 
 def _round_native(f: Function, x: Value) -> Value:

@@ -346,7 +346,7 @@ class _Printer:
         f, across = self.f, len(channels)
         size = element_bytes(self.epilogue.type)
         if self.epilogue.saturate:
-            results = pack_each(f, results)
+            results = pack_each(f, results, True)
         if self.epilogue.saturate and self.form.joint and across > 1:
             for i, out in enumerate(outs):
                 pair = f.shuffle(results[across * i], results[across * i + 1], range(2 * LANES))

@@ -81,7 +81,7 @@ class Epilogue:
     """
 
     def __init__(self, expr: Expr, operands: Sequence[Operand], saturate: bool = False, prefix: str = "") -> None:
-        """`saturate`: the int32 value of `expr` is stored as u8, clamped to 0 .. 255 (x86 only).
+        """`saturate`: the int32 value of `expr` is stored as u8, clamped to 0 .. 255.
 
         `prefix`: of its parameters' names, where a kernel has more than one epilogue.
         """

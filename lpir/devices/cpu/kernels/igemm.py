@@ -336,7 +336,7 @@ class Printer:
         """Stores what waits, four vectors of bytes packed together."""
         results = [result for result, _ in waiting]
         if together and waiting:
-            results = pack_each(self.f, results)
+            results = pack_each(self.f, results, self.isa.is_x86)
         for result, (_, at) in zip(results, waiting, strict=True):
             if self.form.narrow:
                 store_lanes(self.f, result, at, self.f.p["n"], self.isa.masks)

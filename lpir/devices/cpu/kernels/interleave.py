@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
+from lpir.devices.cpu.codegen.vector import concat
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -83,22 +84,31 @@ def to_memory_order(f: Function, parts: Sequence[Value], block: int) -> Value:
 
 
 def pack_bytes(f: Function, parts: Sequence[Value], x86: bool, saturate: bool) -> Value:
-    """Four vectors of int32 as one block of u8 in memory order: their low bytes, or (x86) clamped to 0 .. 255."""
+    """Four vectors of int32 as one block of u8 in memory order: their low bytes, or clamped to 0 .. 255."""
     lanes = parts[0].lanes
     if not x86:
-        narrow = [f.convert("trunc", p, vector_of("i8", lanes)) for p in parts]
-        return to_memory_order(f, narrow, 4 * lanes)
+        halves = [_narrow(f, concat(f, parts[i : i + 2]), "i16", -32768, 32767, saturate) for i in (0, 2)]
+        # vectors of 128 bits follow each other in memory
+        return _narrow(f, concat(f, halves), "i8", 0, 255, saturate)
     low = parts if saturate else [f.binary("and", p, f.const(p.type, 255)) for p in parts]
     words = vector_of("i16", 2 * lanes)
     a, b = (f.call(_PACK_WORDS[lanes], words, low[i], low[i + 1]) for i in (0, 2))
     return f.call(_PACK_BYTES[lanes], vector_of("i8", 4 * lanes), a, b)
 
 
-def pack_each(f: Function, parts: Sequence[Value]) -> list[Value]:
-    """One to four vectors of int32 clamped to 0 .. 255, each as a vector of u8 (x86)."""
+def _narrow(f: Function, x: Value, element: str, low: int, high: int, saturate: bool) -> Value:
+    """The low half of every element; with `saturate` clamped before: ARM's `sqxtn` and `sqxtun`."""
+    if saturate:
+        x = f.intrinsic("llvm.smax", x.type, x, f.const(x.type, low))
+        x = f.intrinsic("llvm.smin", x.type, x, f.const(x.type, high))
+    return f.convert("trunc", x, vector_of(element, x.lanes))
+
+
+def pack_each(f: Function, parts: Sequence[Value], x86: bool) -> list[Value]:
+    """One to four vectors of int32 clamped to 0 .. 255, each as a vector of u8."""
     lanes = parts[0].lanes
     four = [*parts, *[parts[-1]] * (4 - len(parts))]
-    packed = f.convert("bitcast", pack_bytes(f, four, True, True), vector_of("i32", lanes))
+    packed = f.convert("bitcast", pack_bytes(f, four, x86, True), vector_of("i32", lanes))
     # each 128-bit part holds 4 bytes of every vector: gather the parts of one vector
     order = [4 * part + v for v in range(4) for part in range(lanes // 4)]
     whole = f.convert("bitcast", f.shuffle(packed, None, order), vector_of("i8", 4 * lanes))

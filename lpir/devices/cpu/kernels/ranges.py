@@ -1,7 +1,7 @@
 """Which values an epilogue can take: clamps that a saturating pack does anyway need not be computed.
 
 A quantization ends in `cast(rint_i32(clamp(x, -z, 255 - z)) + z, u8)`. Where `x` is proved to stay far inside int32,
-this is what x86's saturating packs make of `rint_i32(x) + z`: two operations less on each value.
+this is what saturating packs make of `rint_i32(x) + z`: two operations less on each value.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def epilogue_of(
         elif value.element_type in (u8, i8):
             low, high = value.element_type.limits
             leaves[i] = (np.asarray(float(low)), np.asarray(float(high)))
-    bare = without_clamp(expr, leaves) if isa.is_x86 else None
+    bare = without_clamp(expr, leaves)
     return Epilogue(expr, kinds) if bare is None else Epilogue(bare, kinds, saturate=True)
 
 

@@ -1,8 +1,9 @@
 """Lookups in a table of 256 entries: a chain of unary operations between 8-bit tensors.
 
-Bytes to bytes is done in registers on x86: 16 `vpshufb`, each with one slice of the table. With `t = x ^ 16 s`, adding
+Bytes to bytes is done in registers. On x86: 16 `vpshufb`, each with one slice of the table. With `t = x ^ 16 s`, adding
 0x70 with saturation leaves the low four bits as they are and sets bit 7 unless x lies in slice s; `vpshufb` gives 0
-there. Other element types are loads, element by element.
+there. On ARM: 4 `tbl` and `tbx` of 64 entries each; indices outside of these leave what was found. Other element types
+are loads, element by element.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ def kernel(isa: Isa, size: int) -> Code:
     blocks = f.udiv(f.add(f.p["count"], 63), 64)
     first, last = f.my_range(blocks)
     begin, end = f.mul(first, 64), f.smin(f.mul(last, 64), f.p["count"])
-    if size == 1 and isa.is_x86:
-        slices = _slices(f, isa)
-        width = isa.bits // 8
+    if size == 1 and isa.arch != "any":
+        slices, width = _slices(f, isa), isa.bits // 8
+        look_up = _look_up_x86 if isa.is_x86 else _look_up_arm
         whole = f.sub(end, f.urem(f.sub(end, begin), width))
         with f.loop(begin, whole, width) as i:
             codes = f.load(vector_of("i8", width), f.gep(f.p["x"], i.index))
-            f.store(_lookup(f, codes, slices), f.gep(f.p["out"], i.index))
+            f.store(look_up(f, codes, slices), f.gep(f.p["out"], i.index))
         begin = whole
     element = f"i{8 * size}"
     with f.loop(begin, end, name="one") as i:
@@ -55,7 +56,7 @@ def _slices(f: Function, isa: Isa) -> list[Value]:
     return out
 
 
-def _lookup(f: Function, codes: Value, slices: list[Value]) -> Value:
+def _look_up_x86(f: Function, codes: Value, slices: list[Value]) -> Value:
     found = []
     for s, entries in enumerate(slices):
         near = f.binary("xor", codes, f.const(codes.type, 16 * s)) if s else codes
@@ -64,6 +65,14 @@ def _lookup(f: Function, codes: Value, slices: list[Value]) -> Value:
     while len(found) > 1:
         found = [f.binary("or", a, b) for a, b in zip(found[::2], found[1::2], strict=True)]
     return found[0]
+
+
+def _look_up_arm(f: Function, codes: Value, slices: list[Value]) -> Value:
+    found = f.call("llvm.aarch64.neon.tbl4.v16i8", codes.type, *slices[:4], codes)
+    for first in (4, 8, 12):
+        near = f.sub(codes, f.const(codes.type, 16 * first))
+        found = f.call("llvm.aarch64.neon.tbx4.v16i8", codes.type, found, *slices[first : first + 4], near)
+    return found
 
 
 class TableKernel(Kernel):
