@@ -3,8 +3,8 @@
     line = roofline("avx2", threads=2)
     line.bound(work_of(node), constants=3_500_000)       # Bound(seconds=..., by="vpmaddubsw", rate=...)
 
-The loops are those of a matrix product whose operands never leave the first cache, and of a sum over a buffer; both
-run on all threads at once, and the best of a few runs counts. They take some 70 ms, once a process.
+The loops are those of a matrix product whose operands never leave the first cache (AMX: the tiles), and of a sum over
+a buffer; they run on all threads at once, and the best of a few runs counts. It takes some 70 ms, once a process.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from lpir.devices.cpu.codegen.abi import Kernel
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.codegen.jit import Jit
 from lpir.devices.cpu.isa import Isa, by_name
 from lpir.devices.cpu.threads import ThreadPool
 from lpir.devices.cpu.work import Work
-from lpir.ir.op import Array
+from lpir.errors import UnsupportedError
 from lpir.runtime.memory import allocate
 from lpir.runtime.profile import Bound
 
@@ -29,6 +31,9 @@ from lpir.runtime.profile import Bound
 READS = (16 << 10, 256 << 10, 1 << 20, 2 << 20, 3 << 20, 4 << 20, 8 << 20, 32 << 20)
 # k-steps of the product, for which both operands fit into the first cache
 STEPS = 64
+# of AMX, and the multiply-adds that one does
+TILE_DOT, TILE_MACS = "tdpbusd", 16 * 16 * 64
+TILE_BYTES = 1024
 MEASURED_S = 1e-3
 RUNS = 5
 
@@ -37,13 +42,17 @@ Dot = Callable[[Function, Value, Value, Value], Value]
 
 @dataclass(frozen=True)
 class Roofline:
-    """What `threads` threads do together at most: multiply-adds a second, and bytes a second by bytes of a thread."""
+    """What `threads` threads do together at most: multiply-adds a second, and bytes a second by bytes of a thread.
+
+    dot: of the instruction that vectors of bytes have; tiles: of AMX's, 0 without.
+    """
 
     instruction: str
     threads: int
     dot: float
     fma: float
     reads: tuple[tuple[int, float], ...]
+    tiles: float = 0
 
     def bound(self, work: Work, constants: int) -> Bound:
         """The least time for some work of a model with so many bytes of constants.
@@ -51,11 +60,13 @@ class Roofline:
         Tensors may lie in the smallest cache that holds them; of constants, what does not fit into a cache together is
         gone from it when an inference comes back to it.
         """
-        arithmetic = work.int8 / self.dot + work.float32 / self.fma
+        by_tiles = self.tiles > 0 and not work.depthwise
+        arithmetic = work.int8 / (self.tiles if by_tiles else self.dot) + work.float32 / self.fma
         memory = work.tensors / self.bandwidth(work.tensors) + work.constants / self.bandwidth(constants)
         if memory >= arithmetic:
             return Bound(memory, "memory", work.nbytes / memory if memory else self.bandwidth(0))
-        return Bound(arithmetic, self.instruction if work.int8 >= work.float32 else "fma", work.macs / arithmetic)
+        instruction = TILE_DOT if by_tiles else self.instruction
+        return Bound(arithmetic, instruction if work.int8 >= work.float32 else "fma", work.macs / arithmetic)
 
     def bandwidth(self, nbytes: int) -> float:
         """Bytes a second for so many bytes, shared by the threads: of the next smaller size that was measured."""
@@ -65,43 +76,79 @@ class Roofline:
 
 @functools.cache
 def roofline(isa_name: str, threads: int) -> Roofline:
-    """The bounds of an instruction set that this machine has, measured at the first call."""
+    """The bounds of an instruction set, measured at the first call. Raises UnsupportedError where it cannot run."""
     isa = by_name(isa_name)
-    jit = Jit(isa)
+    # asking is what makes the system permit tile registers
+    if not isa.available():
+        raise UnsupportedError(f"this machine cannot run ISA {isa_name}")
     # the fastest of those whose sums fit into the registers
     rows, vectors = (8, 3) if isa.registers >= 32 else (6, 2) if isa.exact else (5, 2)
-    kernels = [
-        product(isa, "peak_dot", vector_of("i32", isa.lanes()), isa.dot, rows, vectors),
-        product(isa, "peak_fma", vector_of("float", isa.lanes()), _fma, rows, vectors),
-        reading(isa),
-    ]
-    for kernel in kernels:
+    kernels = {
+        "dot": product(isa, vector_of("i32", isa.lanes()), isa.dot, rows, vectors),
+        "fma": product(isa, vector_of("float", isa.lanes()), _fma, rows, vectors),
+        "read": reading(isa),
+        **({"tiles": tile_product()} if isa.tiles else {}),
+    }
+    jit = Jit(isa)
+    for kernel in kernels.values():
         jit.add(kernel.symbol, kernel.text)
     addresses = jit.compile()
-    dot, fma, read = (addresses[kernel.symbol] for kernel in kernels)
-    pool = ThreadPool(threads)
-    try:
-        cells = STEPS * rows * vectors * isa.lanes() * threads
-        width = STEPS * vectors * isa.bits // 8
-        memory = allocate(threads * max(READS))
-        # pages that nobody wrote are all one page
-        memory.fill(0x3F)
-        run = functools.partial(_rate, pool, memory)
+    cells = STEPS * rows * vectors * isa.lanes() * threads
+    width = STEPS * vectors * isa.bits // 8
+    with Machine(threads) as machine:
+        rate = {name: functools.partial(machine.rate, addresses[k.symbol]) for name, k in kernels.items()}
         return Roofline(
             instruction=isa.proof or "dot",
             threads=threads,
-            dot=4 * cells * run(dot, width),
-            fma=cells * run(fma, width),
-            reads=tuple((size, size * threads * run(read, size)) for size in READS),
+            dot=4 * cells * rate["dot"](width),
+            fma=cells * rate["fma"](width),
+            reads=tuple((size, size * threads * rate["read"](size)) for size in READS),
+            tiles=STEPS * 4 * TILE_MACS * threads * rate["tiles"](4 * TILE_BYTES) if isa.tiles else 0,
         )
-    finally:
-        pool.close()
 
 
-def product(isa: Isa, name: str, kind: str, dot: Dot, rows: int, vectors: int) -> Kernel:
+class Machine:
+    """Threads, and memory for each."""
+
+    def __init__(self, threads: int) -> None:
+        self.pool = ThreadPool(threads)
+        self.memory = allocate(threads * max(READS))
+        # pages that nobody wrote are all one page
+        self.memory.fill(0x3F)
+        self.config = np.zeros(64, np.uint8)
+        # palette 1, and 8 tiles of 16 rows of 64 bytes
+        self.config[0], self.config[16:32:2], self.config[48:56] = 1, 64, 16
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.pool.close()
+
+    def rate(self, function: int, stride: int) -> float:
+        """Rounds a second of a function, the best of a few runs of about MEASURED_S; `stride` bytes to a thread."""
+        words = (ctypes.c_uint64 * 4)(int(self.memory.ctypes.data), stride, 1, int(self.config.ctypes.data))
+        step = (ctypes.c_uint64 * 2)(function, ctypes.addressof(words))
+        best = 0.0
+        for _ in range(RUNS):
+            start = time.perf_counter()
+            self.pool.run(ctypes.addressof(step), 1)
+            seconds = time.perf_counter() - start
+            best = max(best, words[2] / seconds)
+            words[2] = max(1, int(best * MEASURED_S))
+        return best
+
+
+def _function(name: str) -> tuple[Function, Value]:
+    """A function of what `Machine.rate` gives, and where the memory of the calling thread is."""
+    params = {"memory": "ptr", "stride": "i64", "rounds": "i64", "config": "ptr"}
+    f = Function(name, params, optimize=False)
+    return f, f.gep(f.p["memory"], f.mul(f.tid, f.p["stride"]))
+
+
+def product(isa: Isa, kind: str, dot: Dot, rows: int, vectors: int) -> Kernel:
     """`rounds` times STEPS k-steps of a register tile: 32 bits of a row in every lane, by a vector a column."""
-    f = Function(name, {"memory": "ptr", "stride": "i64", "rounds": "i64"}, optimize=False)
-    base = f.gep(f.p["memory"], f.mul(f.tid, f.p["stride"]))
+    f, base = _function("peak_product")
     bytes_of = vector_of("i8", 4 * isa.lanes())
     operand = kind if kind == vector_of("float", isa.lanes()) else bytes_of
     sums = [f.zeros(kind)] * (rows * vectors)
@@ -120,10 +167,31 @@ def product(isa: Isa, name: str, kind: str, dot: Dot, rows: int, vectors: int) -
     return f.kernel()
 
 
+def tile_product() -> Kernel:
+    """`rounds` times STEPS steps of 2 by 2 tiles of sums, from operands that stay in tiles."""
+    f, base = _function("peak_tiles")
+
+    def tile(instruction: str, *operands: Value | int) -> None:
+        values = [Value("i8", str(x)) if isinstance(x, int) else x for x in operands]
+        f.call(f"llvm.x86.{instruction}", "void", *values)
+
+    tile("ldtilecfg", f.p["config"])
+    line = f.const("i64", 64)
+    for number in range(4):
+        tile("tilezero", number)
+    for number in range(4, 8):
+        tile("tileloadd64", number, f.gep(base, (number - 4) * TILE_BYTES), line)
+    with f.loop(0, f.mul(f.p["rounds"], STEPS), nonempty=True, name="step"):
+        for number in range(4):
+            tile("tdpbusd", number, 4 + number // 2, 6 + number % 2)
+    tile("tilestored64", 0, base, line)
+    tile("tilerelease")
+    return f.kernel()
+
+
 def reading(isa: Isa, streams: int = 8) -> Kernel:
     """`rounds` times the sum of `stride` bytes, `streams` vectors at once."""
-    f = Function("peak_read", {"memory": "ptr", "stride": "i64", "rounds": "i64"}, optimize=False)
-    base = f.gep(f.p["memory"], f.mul(f.tid, f.p["stride"]))
+    f, base = _function("peak_read")
     kind = vector_of("i32", isa.lanes())
     width = isa.bits // 8
     with f.loop(0, f.p["rounds"], carried=[f.zeros(kind)] * streams, nonempty=True, name="round") as outer:
@@ -143,17 +211,3 @@ def _keep(f: Function, at: Value, values: list[Value]) -> None:
     """Writes the sum of all, so that nothing of the loop can be left out."""
     add = f.fadd if values[0].element == "float" else f.add
     f.store(functools.reduce(add, values), at, 1)
-
-
-def _rate(pool: ThreadPool, memory: Array, function: int, stride: int) -> float:
-    """Rounds a second of a function, the best of a few runs of about MEASURED_S."""
-    words = (ctypes.c_uint64 * 3)(int(memory.ctypes.data), stride, 1)
-    step = (ctypes.c_uint64 * 2)(function, ctypes.addressof(words))
-    best = 0.0
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        pool.run(ctypes.addressof(step), 1)
-        seconds = time.perf_counter() - start
-        best = max(best, words[2] / seconds)
-        words[2] = max(1, int(best * MEASURED_S))
-    return best

@@ -17,12 +17,16 @@ from lpir.ops.lowered_recurrent import Recurrence
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Multiply-adds of 8-bit codes and of floats; bytes of constants, and of other inputs and outputs, each once."""
+    """Multiply-adds of 8-bit codes and of floats; bytes of constants, and of other inputs and outputs, each once.
+
+    depthwise: each output channel is of one input channel, which matrix instructions cannot do.
+    """
 
     int8: int
     float32: int
     constants: int
     tensors: int
+    depthwise: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -38,11 +42,12 @@ def work_of(node: Node) -> Work:
     inputs = list({id(v): v for v in node.inputs}.values())
     constants = _nbytes(v for v in inputs if isinstance(v.node.op, Constant))
     tensors = _nbytes(inputs) + _nbytes(node.outputs) - constants
-    int8, float32 = 0, 0
+    int8, float32, depthwise = 0, 0, False
     match node.op:
         case LoweredConvolution():
-            weights = node.inputs[1]
-            int8 = _size(node.outputs[0]) * _size(weights) // max(weights.shape.to_static()[-1], 1)
+            *taps, outputs = node.inputs[1].shape.to_static()
+            int8 = _size(node.outputs[0]) * math.prod(taps)
+            depthwise = taps[-1] == 1 and node.op.groups == outputs > 1
         case LoweredMatMul() | CompressedMatMul():
             int8 = _size(node.outputs[0]) * node.inputs[0].shape.to_static()[-1]
         case Recurrence():
@@ -52,7 +57,7 @@ def work_of(node: Node) -> Work:
             int8, float32 = math.prod(q) * k[2], math.prod(q[:3]) * math.prod(v[2:])
     if node.inputs and not node.inputs[0].element_type.is_integer:
         int8, float32 = 0, int8 + float32
-    return Work(int8, float32, constants, tensors)
+    return Work(int8, float32, constants, tensors, depthwise)
 
 
 def work(model: Model) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 
 import lpir
 from lpir.devices.cpu import device
-from lpir.devices.cpu.isa import all_isas
+from lpir.devices.cpu.isa import all_isas, by_name
 from lpir.devices.cpu.plan import NativeSegment, Planner
-from lpir.devices.cpu.roofline import READS, Roofline, roofline
+from lpir.devices.cpu.roofline import READS, TILE_DOT, Roofline, roofline
 from lpir.devices.cpu.work import Work, work, work_of
 from lpir.ir.graph import Node
 from lpir.ir.model import Model
@@ -96,6 +97,17 @@ def test_work_of_products() -> None:
     assert (found.int8, found.float32, found.macs) == (2 * 5 * 7 * 8, 2 * 5 * 7 * 3, 2 * 5 * 7 * 11)
 
 
+def test_matrix_instructions_bound_all_products_but_depthwise_ones() -> None:
+    line = replace(LINE, tiles=32e12)
+    product, depthwise = (Work(8_000_000, 0, 0, 64, depthwise=flag) for flag in (False, True))
+    assert (line.bound(product, 0).by, line.bound(product, 0).seconds) == ("tdpbusd", pytest.approx(2.5e-7))
+    assert line.bound(depthwise, 0) == LINE.bound(depthwise, 0)
+    x, w = np.zeros((1, 6, 6, 8), np.uint8), np.zeros((3, 3, 1, 8), np.int8)
+    geometry = {"strides": (1, 1), "dilations": (1, 1), "pads_begin": (1, 1), "pads_end": (1, 1)}
+    node = make_node(LoweredConvolution(**geometry, groups=8, x_zero_point=0, epilogue=ACCUMULATOR), [x, w], [1])
+    assert work_of(node) == Work(6 * 6 * 8 * 9, 0, w.size, x.size + 4 * x.size, depthwise=True)
+
+
 def test_the_slower_of_arithmetic_and_memory_is_the_bound() -> None:
     busy = LINE.bound(Work(8_000_000, 0, constants=0, tensors=2048), constants=0)
     assert (busy.by, busy.seconds, busy.rate) == ("dot", pytest.approx(2e-6), pytest.approx(4e12))
@@ -116,6 +128,7 @@ def test_the_machine_is_measured(isa: str) -> None:
     assert line is roofline(isa, 1)
     assert [size for size, _ in line.reads] == list(READS)
     assert line.dot > line.fma > 1e7
+    assert (line.tiles > line.dot) == by_name(isa).tiles
     assert all(rate > 1e7 for _, rate in line.reads)
     info = {i.node_name: i for i in profile(ISA=isa, INFERENCE_NUM_THREADS=1)}
     conv = info["conv2"]
@@ -123,7 +136,7 @@ def test_the_machine_is_measured(isa: str) -> None:
     assert conv.gmacs == pytest.approx(conv.macs / conv.seconds / 1e9)
     assert conv.bound is not None
     assert conv.share == pytest.approx(conv.bound.seconds / conv.seconds)
-    assert conv.bound.by in (line.instruction, "memory")
+    assert conv.bound.by in (TILE_DOT if line.tiles else line.instruction, "memory")
 
 
 def test_reasons_against_other_kernels() -> None:
