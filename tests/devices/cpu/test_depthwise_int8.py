@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lpir.devices.cpu.isa import Isa
+from lpir.devices.cpu.isa import Isa, all_isas
 from lpir.devices.cpu.kernels.depthwise_int8 import DepthwiseInt8
+from lpir.devices.cpu.kernels.idepthwise import choose_blocks
 from lpir.ir.types import f32, i32, u8
 from lpir.scalar.expr import Expr, cast, input_
 from tests.devices.cpu.harness import HOST_ISAS, run
@@ -83,3 +84,18 @@ def test_extremes_are_exact(isa: Isa, weight: int) -> None:
     op = convolution(2, input_(0, i32), groups=40)
     (actual,) = run(DepthwiseInt8(), op, [x, w], isa, 1, constants=[1])
     assert np.all(actual == 9 * (255 - 13) * weight)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 112])
+@pytest.mark.parametrize("isa", all_isas(), ids=lambda isa: isa.name)
+def test_blocks_cover_every_channel(isa: Isa, rows: int) -> None:
+    for channels in range(1, 330):
+        parts = choose_blocks(isa, channels, rows)
+        done = {int(c) for blocks in parts for c in blocks.index.reshape(-1)}
+        assert {c for c in done if c < channels} == set(range(channels))
+        for blocks in parts:
+            assert blocks.width * blocks.fold * 8 == isa.bits
+            assert blocks.narrow == bool(blocks.index.max() >= channels)
+            np.testing.assert_array_equal(
+                blocks.spread(np.arange(channels))[blocks.index < channels], blocks.index[blocks.index < channels]
+            )

@@ -63,8 +63,7 @@ def test_product_contains_its_dot(isa: Isa) -> None:
 
 @ISAS
 def test_depthwise_contains_its_dot(isa: Isa) -> None:
-    block = idepthwise.block_bytes(isa, 192)
-    text = idepthwise.build(isa, idepthwise.Shape(3, 3, 1, 1), block, False, finish()).text
+    text = idepthwise.build(isa, idepthwise.Shape(3, 3, 1, 1), 1, False, finish(), frozenset()).text
     proof = "vpmaddwd" if idepthwise.uses_words(isa) else isa.proof
     assert proof in assembly([text], isa)
 

@@ -6,14 +6,18 @@ import math
 
 import numpy as np
 
+from lpir.devices.cpu.codegen.abi import F32, Ref
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import idepthwise
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.convolution_int8 import is_depthwise, refuse_weights, weights_of
+from lpir.devices.cpu.kernels.epilogue import Bound, Operand
+from lpir.devices.cpu.kernels.idepthwise import Array
 from lpir.devices.cpu.kernels.ranges import sums_range
 from lpir.devices.cpu.kernels.rows import bind_operand, epilogue_of, operand_of, refuse_epilogue, refuse_operands
-from lpir.ir.graph import Node
+from lpir.ir.graph import Node, Value
 from lpir.ir.types import i8
+from lpir.ops.boundary import constant_data
 from lpir.ops.lowered import LoweredConvolution, expanded
 
 MAX_TAPS = 81  # taps are unrolled
@@ -50,26 +54,40 @@ class DepthwiseInt8(Kernel):
         w = weights_of(node)
         kernel, channels = w.shape[:-2], w.shape[-1]
         taps = w.reshape(math.prod(kernel[:-1]), kernel[-1], channels)
-        block = idepthwise.block_bytes(isa, channels)
         shape = idepthwise.Shape(taps.shape[0], taps.shape[1], op.strides[-1], op.dilations[-1])
-        epilogue = expanded(op.epilogue)
         operands = node.inputs[2:]
         kinds = [operand_of(v, out) for v in operands]
-        sums = sums_range(taps, op.x_zero_point)
-        finish = epilogue_of(isa, epilogue, kinds, operands, sums)
-        code = idepthwise.build(isa, shape, block, channels < block, finish)
+        known = {i: a for i, v in enumerate(operands, 1) if (a := _lanes_of(v, kinds[i - 1])) is not None}
+        finish = epilogue_of(isa, expanded(op.epilogue), kinds, operands, sums_range(taps, op.x_zero_point))
         table = idepthwise.row_table(x, out, kernel, op.strides, op.dilations, op.pads_begin)
+        row = x[-2] * channels if (table < 0).any() else 0
         init = (isa.shift - op.x_zero_point) * taps.sum(axis=(0, 1), dtype=np.int64)
-        values = {
+        values: dict[str, int | float | F32 | Ref] = {
             **{"x": ctx.ref(node.inputs[0]), "out": ctx.ref(node.outputs[0]), "table": ctx.constant(table)},
-            "zeros": ctx.constant(np.full(64, op.x_zero_point & 255, np.uint8)),
-            "w": ctx.constant(idepthwise.pack_depthwise(isa, taps, block)),
-            "init": ctx.constant(np.pad(init, (0, max(0, block - channels))).astype(np.int32)),
-            **{"channels": channels, "blocks": -(-channels // block), "rows": len(table), "columns": out[-2]},
+            "zeros": ctx.constant(np.full(row + 64, op.x_zero_point & 255, np.uint8)),
+            **{"channels": channels, "rows": len(table), "columns": out[-2]},
             **{"in_columns": x[-2], "pad": op.pads_begin[-1]},
-            **finish.values([bind_operand(v, out, ctx) for v in operands]),
         }
-        return [Step.of(code, values)]
+        steps = []
+        for blocks in idepthwise.choose_blocks(isa, channels, len(table)):
+            code = idepthwise.build(isa, shape, blocks.fold, blocks.narrow, finish, frozenset(known))
+            own: dict[str, int | float | F32 | Ref] = {
+                "w": ctx.constant(idepthwise.pack_depthwise(isa, taps, blocks)),
+                "init": ctx.constant(blocks.spread(init).astype(np.int32)),
+                **{"first": blocks.first, "last": blocks.last, "blocks": blocks.count},
+            }
+            bound = [
+                Bound(ctx.constant(blocks.spread(known[i]))) if i in known else bind_operand(v, out, ctx)
+                for i, v in enumerate(operands, 1)
+            ]
+            steps.append(Step.of(code, {**values, **own, **finish.values(bound)}))
+        return steps
+
+
+def _lanes_of(value: Value, kind: Operand) -> Array | None:
+    """The elements of a constant that has one a channel, or None."""
+    data = constant_data(value)
+    return None if data is None or kind.kind != "vector" else np.asarray(data).reshape(-1)
 
 
 KERNELS: list[Kernel] = [DepthwiseInt8()]

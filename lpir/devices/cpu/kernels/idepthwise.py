@@ -1,16 +1,18 @@
 """INT8 depthwise convolution of any rank: NHWC u8, i8 weights a channel, exact int32 sums, any epilogue.
 
-Channels go in blocks of `W` bytes (a vector of u8, or a part of one where channels are few). Spatial axes but the last
-are rows: an output row reads `R = prod(kernel[:-1])` input rows, named by an offset table (-1: padding). For one input
-column the bytes of up to four rows are interleaved, so that a 32-bit lane holds the taps of one channel:
+Channels go in blocks, a vector of u8 each; where channels are few, a vector holds 2 or 4 output rows of a half or a
+quarter as many. Spatial axes but the last are rows: an output row reads `R = prod(kernel[:-1])` input rows, named by an
+offset table (-1: padding). For one input column the bytes of up to four rows are interleaved, so that a 32-bit lane
+holds the taps of one channel:
 
     rows y0 y1 y2        unpack bytes            one 32-bit lane a channel
     c0 c1 c2 ...   ->    y0c0 y1c0 y0c1 ...  ->  y0c0 y1c0 y2c0 0
 
 and one dot product of 4 adds a whole column of taps. A column serves every output it lies under: with stride 1 and a
 kernel 3 wide, it is loaded once and added to three sums, two of which wait for the next columns. Interleaving leaves
-channels in the order of `lane_order`; packing four vectors of results to bytes undoes it. Rows and columns outside the
-input are read from a vector of zero points: no border cases and no padded copy.
+channels in the order of `lane_order`, in which per-channel constants are stored when the model is compiled; packing
+four vectors of results to bytes undoes it. Rows and columns outside the input are read from a row of zero points: no
+border cases and no padded copy.
 
 Where the dot product is `vpmaddubsw`, pairs of rows go as 16-bit lanes through `vpmaddwd` instead: always exact.
 
@@ -29,7 +31,8 @@ from typing import Any
 import numpy as np
 
 from lpir.devices.cpu.codegen.abi import Kernel
-from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
+from lpir.devices.cpu.codegen.emitter import Function, Value, size_of, vector_of
+from lpir.devices.cpu.codegen.vector import concat, from_memory, memory_type, split
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.isa.dots import pmaddwd
 from lpir.devices.cpu.kernels.epilogue import Epilogue, element_bytes, row_pointer, store_lanes
@@ -38,6 +41,8 @@ from lpir.ir.types import i32
 from lpir.scalar.expr import Expr
 
 Array = np.ndarray[Any, np.dtype[Any]]
+LEAST_WIDTH = 16  # channels of a block: two interleaving steps exchange elements within 16 bytes
+STEP_COST = 1.0  # of a second step, in rows of a block
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +60,58 @@ class Shape:
         return (self.width - 1) // self.stride if self.dilation == 1 else 0
 
 
-def block_bytes(isa: Isa, channels: int) -> int:
-    """Channels a block: the widest vector that wastes little on the last, overlapping block."""
-    widths = [w for w in (64, 32, 16) if w <= isa.bits // 8]
-    penalty = {64: 1.0, 32: 1.04, 16: 1.5}
-    return min(widths, key=lambda w: -(-channels // w) * w * penalty[w])
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """`count` blocks of `width` channels from channel `first` on; the last one overlaps rather than passes the end.
+
+    A vector of bytes holds a block of `fold` output rows.
+    """
+
+    channels: int
+    first: int
+    count: int
+    width: int
+    fold: int
+
+    @property
+    def narrow(self) -> bool:
+        """Whether there are fewer channels than a block has."""
+        return self.channels < self.width
+
+    @property
+    def last(self) -> int:
+        """The largest first channel of a block."""
+        return max(self.channels - self.width, 0)
+
+    @property
+    def index(self) -> Array:
+        """The channel of each lane of the four vectors of each block: [count, 4, lanes]."""
+        starts = np.minimum(self.first + np.arange(self.count) * self.width, self.last)
+        return np.asarray(starts[:, None, None] + lane_order(self.width * self.fold) % self.width)
+
+    def spread(self, values: Array) -> Array:
+        """A value a channel, in the order of lanes: [count, 4, lanes]."""
+        return np.pad(values, (0, max(0, self.width - self.channels)))[self.index]
+
+
+def choose_blocks(isa: Isa, channels: int, rows: int) -> list[Blocks]:
+    """Whole vectors of channels, then what is left: in an overlapping vector, or as several rows of a part of one."""
+    wide = isa.bits // 8
+    folds = [fold for fold in (1, 2, 4) if wide // fold >= LEAST_WIDTH]
+
+    def cost(fold: int, count: int) -> float:
+        return count * -(-rows // fold) * (1 + 0.07 * (fold - 1))
+
+    whole = channels // wide
+    rest = channels - whole * wide
+    if not rest:
+        return [Blocks(channels, 0, whole, wide, 1)]
+    fitting = [fold for fold in folds if wide // fold <= channels] or folds[-1:]
+    fold = min(fitting, key=lambda fold: (cost(fold, -(-rest * fold // wide)) + STEP_COST * (fold > 1), fold))
+    if fold == 1:
+        return [Blocks(channels, 0, whole + 1, wide, 1)]
+    tail = Blocks(channels, whole * wide, -(-rest * fold // wide), wide // fold, fold)
+    return [Blocks(channels, 0, whole, wide, 1), tail] if whole else [tail]
 
 
 def uses_words(isa: Isa) -> bool:
@@ -73,89 +125,108 @@ def quads(rows: int, words: bool) -> list[int]:
     return [min(size, rows - i) for i in range(0, rows, size)]
 
 
-def pack_depthwise(isa: Isa, w: Array, block: int) -> Array:
+def pack_depthwise(isa: Isa, w: Array, blocks: Blocks) -> Array:
     """`w` [rows, width, C] i8 as [blocks, width, groups of rows, 4 vectors, lanes * 4 bytes], flat uint8."""
     rows, width, channels = w.shape
     words = uses_words(isa)
     groups, size = quads(rows, words), 2 if words else 4
-    full = np.zeros((len(groups) * size, width, max(channels, block)), np.int16 if words else np.int8)
+    full = np.zeros((len(groups) * size, width, max(channels, blocks.width)), np.int16 if words else np.int8)
     full[:rows, :, :channels] = w
-    blocks = -(-channels // block)
-    starts = np.minimum(np.arange(blocks) * block, max(channels - block, 0))
-    index = starts[:, None, None] + lane_order(block)[None]  # [blocks, 4, lanes]
-    taken = full.reshape(len(groups), size, width, -1)[..., index]
+    taken = full.reshape(len(groups), size, width, -1)[..., blocks.index]
     return np.ascontiguousarray(taken.transpose(3, 2, 0, 4, 5, 1)).view(np.uint8).reshape(-1)
 
 
 @functools.lru_cache(maxsize=256)
-def build(isa: Isa, shape: Shape, block: int, narrow: bool, epilogue: Epilogue) -> Kernel:
-    """The kernel for one shape class. `narrow`: fewer channels than a block."""
-    return _Printer(isa, shape, block, narrow, epilogue).kernel()
+def build(isa: Isa, shape: Shape, fold: int, narrow: bool, epilogue: Epilogue, ordered: frozenset[int]) -> Kernel:
+    """The kernel for one shape class. `narrow`: fewer channels than a block; `ordered`: leaves that `spread` stored."""
+    return _Printer(isa, shape, fold, narrow, epilogue, ordered).kernel()
 
 
 class _Printer:
     """Prints one kernel."""
 
-    def __init__(self, isa: Isa, shape: Shape, block: int, narrow: bool, epilogue: Epilogue) -> None:
-        self.isa, self.shape, self.block, self.narrow, self.epilogue = isa, shape, block, narrow, epilogue
-        self.lanes = block // 4
+    def __init__(
+        self, isa: Isa, shape: Shape, fold: int, narrow: bool, epilogue: Epilogue, ordered: frozenset[int]
+    ) -> None:
+        self.isa, self.shape, self.fold, self.narrow = isa, shape, fold, narrow
+        self.epilogue, self.ordered = epilogue, ordered
+        self.bytes = isa.bits // 8
+        self.width = self.bytes // fold
+        self.lanes = self.bytes // 4
         self.words = uses_words(isa)
         self.groups = quads(shape.rows, self.words)
-        self.acc_type = vector_of("i32", self.lanes)
-        self.raw_type = vector_of("i8", block)
-        numbers = ("channels", "blocks", "rows", "columns", "in_columns", "pad")
+        self.raw_type = vector_of("i8", self.bytes)
+        numbers = ("channels", "first", "last", "blocks", "rows", "columns", "in_columns", "pad")
         params = {
             **dict.fromkeys(("x", "table", "zeros", "w", "init", "out"), "ptr"),
             **dict.fromkeys(numbers, "i64"),
             **epilogue.params(),
         }
-        name = f"idepthwise_{isa.name}_{shape.rows}x{shape.width}s{shape.stride}"
+        name = f"idepthwise_{isa.name}_{shape.rows}x{shape.width}s{shape.stride}f{fold}"
         self.f = Function(name, params, optimize=False)
 
     def kernel(self) -> Kernel:
         f, p = self.f, self.f.p
         self.epilogue.start(f, self.lanes)
-        weight_bytes = self.shape.width * len(self.groups) * 4 * self.block
-        first, last = f.my_range(f.mul(p["rows"], p["blocks"]))
-        with f.loop(first, last, name="unit") as unit:
-            row, block = f.udiv(unit.index, p["blocks"]), f.urem(unit.index, p["blocks"])
-            start = f.mul(block, self.block)
-            n = start if self.narrow else f.smin(start, f.sub(p["channels"], self.block))
-            self.n, self.w = n, f.gep(p["w"], f.mul(block, weight_bytes))
-            self._sources(row)
-            inits = self._in_lane_order("i32", f.gep(p["init"], n, "i32"))
-            self.init = inits
+        weight_bytes = self.shape.width * len(self.groups) * 4 * self.bytes
+        row_groups = f.udiv(f.add(p["rows"], self.fold - 1), self.fold)
+        first, last = f.my_range(f.mul(row_groups, p["blocks"]))
+        start = [f.udiv(first, p["blocks"]), f.urem(first, p["blocks"])]
+        with f.loop(first, last, carried=start, name="unit") as unit:
+            group, block = unit.values
+            self.block = block
+            self.n = f.smin(f.add(p["first"], f.mul(block, self.width)), p["last"])
+            self.w = f.gep(p["w"], f.mul(block, weight_bytes))
+            self.rows = [f.add(f.mul(group, self.fold), i) for i in range(self.fold)]
+            if self.fold > 1:
+                self.rows = [f.smin(row, f.sub(p["rows"], 1)) for row in self.rows]
+            self.bases = [self._sources(tap) for tap in range(self.shape.rows)]
+            self.init = self._ordered("i32", p["init"])
             self.leaves = self._vectors()
-            self._row(row)
+            self._row()
+            following = f.add(block, 1)
+            over = f.icmp("eq", following, p["blocks"])
+            unit.next = [f.add(group, f.convert("zext", over, "i64")), f.select(over, 0, following)]
         return f.kernel()
 
-    def _sources(self, row: Value) -> None:
-        """Pointer and distance of columns of every input row; a row of padding stands still at the zero points."""
+    def _sources(self, tap: int) -> list[Value]:
+        """Where the input row under tap row `tap` starts, for each of the folded rows; of padding: zero points."""
         f, p = self.f, self.f.p
-        self.bases: list[tuple[Value, Value]] = []
-        for r in range(self.shape.rows):
-            entry = f.gep(p["table"], f.add(f.mul(row, self.shape.rows), r), "i32")
+        found = []
+        for row in self.rows:
+            entry = f.gep(p["table"], f.add(f.mul(row, self.shape.rows), tap), "i32")
             offset = f.convert("sext", f.load("i32", entry, 4), "i64")
-            inside = f.icmp("sge", offset, 0)
-            at = f.gep(f.gep(p["x"], offset), self.n)
-            self.bases.append((f.select(inside, at, p["zeros"]), f.select(inside, p["channels"], 0)))
+            found.append(f.select(f.icmp("sge", offset, 0), f.gep(f.gep(p["x"], offset), self.n), p["zeros"]))
+        return found
 
-    def _in_lane_order(self, element: str, at: Value) -> list[Value]:
-        return to_lane_order(self.f, self.f.load(vector_of(element, self.block), at), self.lanes)
+    def _ordered(self, element: str, base: Value) -> list[Value]:
+        """The four vectors of this block of an array that `Blocks.spread` put in order."""
+        f, type = self.f, vector_of(element, self.lanes)
+        at = f.gep(base, f.mul(self.block, 4 * size_of(type)))
+        return [f.load(type, f.gep(at, v * size_of(type)), align=size_of(type)) for v in range(4)]
 
     def _vectors(self) -> list[dict[int, Value]]:
         """Per-channel leaves of the four vectors."""
-        whole = self.epilogue.vectors(self.f, self.n, self.block)
+        f, e = self.f, self.epilogue
         leaves: list[dict[int, Value]] = [{} for _ in range(4)]
-        for i, value in whole.items():
-            for part, ordered in zip(leaves, to_lane_order(self.f, value, self.lanes), strict=True):
-                part[i] = ordered
+        for i, operand in enumerate(e.operands, 1):
+            if operand.kind != "vector":
+                continue
+            base = f.p[f"{e.prefix}e{i}"]
+            if i in self.ordered:
+                found = [from_memory(f, x, operand.type) for x in self._ordered(memory_type(operand.type), base)]
+            else:
+                at = f.gep(base, self.n, memory_type(operand.type))
+                part = from_memory(f, f.load(memory_type(operand.type, self.width), at), operand.type)
+                found = to_lane_order(f, concat(f, [part] * self.fold), self.lanes)
+            for leaf, value in zip(leaves, found, strict=True):
+                leaf[i] = value
         return leaves
 
-    def _row(self, row: Value) -> None:
-        """All output columns of one row of one block."""
+    def _row(self) -> None:
+        """All output columns of the folded rows of one block."""
         f, s = self.f, self.shape
-        out_row = f.mul(row, f.p["columns"])
+        outs = [f.mul(row, f.p["columns"]) for row in self.rows]
         waiting = [list(self.init) for _ in range(s.carried)]
         if s.dilation == 1:
             for c in range(max(0, s.width - s.stride)):
@@ -164,7 +235,7 @@ class _Printer:
         with f.loop(0, f.p["columns"], carried=flat, nonempty=True, name="column") as x:
             sums = [x.values[4 * i : 4 * i + 4] for i in range(s.carried)] + [list(self.init)]
             self._columns(f.mul(x.index, s.stride), sums)
-            self._store(sums[0], f.add(out_row, x.index))
+            self._store(sums[0], [f.add(out, x.index) for out in outs])
             x.next = [v for later in sums[1:] for v in later]
 
     def _columns(self, left: Value, sums: list[list[Value]]) -> None:
@@ -179,10 +250,12 @@ class _Printer:
         f, p = self.f, self.f.p
         x = f.sub(at, p["pad"])
         inside = f.icmp("ult", x, p["in_columns"])
+        offset = f.mul(x, p["channels"])
+        part = vector_of("i8", self.width)
         loaded = []
-        for base, step in self.bases:
-            pointer = f.select(inside, f.gep(base, f.mul(x, step)), p["zeros"])
-            loaded.append(f.load(self.raw_type, pointer))
+        for bases in self.bases:
+            pointers = [f.select(inside, f.gep(base, offset), p["zeros"]) for base in bases]
+            loaded.append(concat(f, [f.load(part, pointer) for pointer in pointers]))
         size = 2 if self.words else 4
         return [Interleaved.of(f, loaded[i : i + size], self.words) for i in range(0, len(loaded), size)]
 
@@ -194,37 +267,41 @@ class _Printer:
                 bytes_ = rows.vector(self.f, v)
                 for i, t in enumerate(taps):
                     if t >= 0:
-                        sums[i][v] = self._dot(sums[i][v], bytes_, ((t * len(self.groups) + g) * 4 + v) * self.block)
+                        sums[i][v] = self._dot(sums[i][v], bytes_, ((t * len(self.groups) + g) * 4 + v) * self.bytes)
 
     def _dot(self, acc: Value, a: Value, offset: int) -> Value:
         """`acc` plus the products of `a` with the weights at `offset`."""
         f = self.f
-        w = f.load(self.raw_type, f.gep(self.w, offset))
+        w = f.load(self.raw_type, f.gep(self.w, offset), align=self.bytes)
         if not self.words:
             return self.isa.weight_dot(f, acc, a, w)
-        wide = vector_of("i16", self.block // 2)
+        wide = vector_of("i16", self.bytes // 2)
         return f.add(acc, pmaddwd(f, f.convert("bitcast", a, wide), f.convert("bitcast", w, wide)))
 
-    def _store(self, sums: list[Value], m: Value) -> None:
-        """Finishes one output pixel."""
+    def _store(self, sums: list[Value], pixels: list[Value]) -> None:
+        """Finishes an output pixel of each folded row."""
         f, e = self.f, self.epilogue
         size = element_bytes(e.type)
-        at = f.gep(row_pointer(f, f.p["out"], f.mul(f.p["channels"], size), m), f.mul(self.n, size))
-        rows = self._tensors(m)
+        tensors = self._tensors(pixels)
         pack = e.ends_in_bytes
-        parts = [e.finish(f, self.isa, acc, {**self.leaves[v], **rows[v]}, pack) for v, acc in enumerate(sums)]
-        result = pack_bytes(f, parts, self.isa.is_x86, e.saturate) if pack else to_memory_order(f, parts, self.block)
-        if self.narrow:
-            store_lanes(f, result, at, f.p["channels"], self.isa.masks)
-        else:
-            f.store(result, at)
+        parts = [e.finish(f, self.isa, acc, {**self.leaves[v], **tensors[v]}, pack) for v, acc in enumerate(sums)]
+        result = pack_bytes(f, parts, self.isa.is_x86, e.saturate) if pack else to_memory_order(f, parts, self.bytes)
+        for part, m in zip(split(f, result, self.width), pixels, strict=True):
+            at = f.gep(row_pointer(f, f.p["out"], f.mul(f.p["channels"], size), m), f.mul(self.n, size))
+            if self.narrow:
+                store_lanes(f, part, at, f.p["channels"], self.isa.masks)
+            else:
+                f.store(part, at)
 
-    def _tensors(self, m: Value) -> list[dict[int, Value]]:
-        """Tensor leaves of one pixel for the four vectors."""
+    def _tensors(self, pixels: list[Value]) -> list[dict[int, Value]]:
+        """Tensor leaves of one pixel of each folded row for the four vectors."""
+        f, e = self.f, self.epilogue
+        found = [e.tensors(f, e.row(f, m), self.n, self.width) for m in pixels]
         leaves: list[dict[int, Value]] = [{} for _ in range(4)]
-        for i, value in self.epilogue.tensors(self.f, self.epilogue.row(self.f, m), self.n, self.block).items():
-            for part, ordered in zip(leaves, to_lane_order(self.f, value, self.lanes), strict=True):
-                part[i] = ordered
+        for i in found[0]:
+            whole = concat(f, [tensors[i] for tensors in found])
+            for leaf, ordered in zip(leaves, to_lane_order(f, whole, self.lanes), strict=True):
+                leaf[i] = ordered
         return leaves
 
 
