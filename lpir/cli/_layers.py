@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from lpir.runtime.session import InferRequest
 
 
-def layer_lines(request: InferRequest, inputs: Any, runs: int) -> list[str]:
-    """The table, and below it the kernels that were refused; times are medians of `runs` inferences."""
+WARM_UP, RUNS = 5, 31
+
+
+def layer_lines(request: InferRequest, inputs: Any) -> list[str]:
+    """The table, and below it the kernels that were refused; times are medians of RUNS inferences."""
     found = []
-    for _ in range(runs):
+    for run in range(WARM_UP + RUNS):
         request.infer(inputs)
-        found.append(request.get_profiling_info())
+        if run >= WARM_UP:
+            found.append(request.get_profiling_info())
     layers = [replace(each[0], seconds=median(i.seconds for i in each)) for each in zip(*found, strict=True)]
     return [*_table(layers), "", *_refused(layers)]
 

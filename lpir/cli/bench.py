@@ -60,7 +60,7 @@ def command(
     _print_times(times, found.inputs[0].shape.to_static()[0] if _has_batch(found) else 1)
     if layers:
         profiled = lpir.compile_model(found, device, {**configuration(threads, isa, as_is, config), "PERF_COUNT": True})
-        print("\n".join(["", *layer_lines(profiled.create_infer_request(), inputs, 2 * FEWEST_RUNS)]))
+        print("\n".join(["", *layer_lines(profiled.create_infer_request(), inputs)]))
 
 
 def measure(request: InferRequest, inputs: Any, seconds: float) -> list[float]:
