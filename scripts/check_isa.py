@@ -43,7 +43,7 @@ class Verdict:
     kernel: str
     cases: int
     failures: tuple[str, ...]
-    has_proof: bool
+    proof: str
     speed: float | None
     unit: str
 
@@ -55,11 +55,11 @@ def how(isa: Isa) -> str:
     return missing(isa) or "emulated"
 
 
-def check(isa: Isa, kernel: Kernel, problems: Sequence[Problem]) -> tuple[list[str], bool]:
-    """What failed of `problems`, in words, and whether the code contains the instruction set's proof."""
+def check(isa: Isa, kernel: Kernel, problems: Sequence[Problem]) -> tuple[list[str], str]:
+    """What failed of `problems`, in words, and which of the instruction set's proofs the code contains."""
     built = [build(kernel, p.node(), [np.asarray(x) for x in p.inputs], isa, p.threads) for p in problems]
     if not built:
-        return [], False
+        return [], ""
     if isa.available():
         for steps, context, _ in built:
             Prepared(steps, isa, context)()
@@ -74,7 +74,8 @@ def check(isa: Isa, kernel: Kernel, problems: Sequence[Problem]) -> tuple[list[s
         except AssertionError as error:
             failures.append(f"{isa.name} {kernel.name}: {problem.name}: {error}")
     texts = {step.code.symbol: step.code.text for steps, _, _ in built for step in steps}
-    return failures, bool(isa.proof) and isa.proof in assembly(texts.values(), isa)
+    text = assembly(texts.values(), isa)
+    return failures, ", ".join(proof for proof in (isa.pair_proof, isa.proof) if proof and proof in text)
 
 
 def operations_of(problem: Problem) -> tuple[float, str]:
@@ -112,16 +113,16 @@ def verdict(isa: Isa, kernel: Kernel, quick: bool) -> Verdict:
     """Checks and, unless `quick`, times one kernel."""
     problems = problems_for(kernel, isa)
     problems = problems[::8] if quick else problems
-    failures, has_proof = check(isa, kernel, problems)
+    failures, proof = check(isa, kernel, problems)
     speed, unit = (None, "") if quick else speed_of(isa, kernel)
-    return Verdict(isa, kernel.name, len(problems), tuple(failures), has_proof, speed, unit)
+    return Verdict(isa, kernel.name, len(problems), tuple(failures), proof, speed, unit)
 
 
 def row(v: Verdict) -> str:
     """One line of the table, in Markdown."""
     passed = f"{v.cases - len(v.failures)}/{v.cases}"
     speed = "" if v.speed is None else f"{v.speed:.3g} {v.unit}"
-    return f"| {v.isa.name} | {v.kernel} | {passed} | {speed} | {v.isa.proof if v.has_proof else ''} |"
+    return f"| {v.isa.name} | {v.kernel} | {passed} | {speed} | {v.proof} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

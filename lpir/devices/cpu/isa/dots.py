@@ -46,6 +46,11 @@ def usdot(f: Function, acc: Value, u: Value, s: Value) -> Value:
     return f.call("llvm.aarch64.neon.usdot.v4i32.v16i8", acc.type, acc, u, s)
 
 
+def usmmla(f: Function, acc: Value, u: Value, s: Value) -> Value:
+    """Two rows of 8 codes times two columns of 8 weights, exact (aarch64 with i8mm)."""
+    return f.call("llvm.aarch64.neon.usmmla.v4i32.v16i8", acc.type, acc, u, s)
+
+
 def shifted_sdot(f: Function, acc: Value, u: Value, s: Value) -> Value:
     """The products of `u - 128`: exact (aarch64 with dotprod)."""
     return _sdot(f, acc, f.binary("xor", u, f.const(u.type, 0x80)), s)

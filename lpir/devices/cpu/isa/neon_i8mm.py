@@ -1,6 +1,6 @@
-"""NEON with 8-bit matrix instructions (ARMv8.6 i8mm: Neoverse V1 and N2, Apple M2): `usdot`."""
+"""NEON with 8-bit matrix instructions (ARMv8.6 i8mm: Neoverse V1, N2, Apple M2): `usdot`, `usmmla` for products."""
 
-from lpir.devices.cpu.isa.dots import usdot
+from lpir.devices.cpu.isa.dots import usdot, usmmla
 from lpir.devices.cpu.isa.record import Isa
 
 ISA = Isa(
@@ -16,4 +16,6 @@ ISA = Isa(
     requires=frozenset({"dotprod", "i8mm"}),
     arch="aarch64",
     spare=3,
+    pair_dot=usmmla,
+    pair_proof="usmmla",
 )

@@ -26,7 +26,8 @@ class Isa:
     which the system must permit.
 
     Where the instruction takes signed bytes only, `shifted_dot` multiplies `u - shift` instead of `u`, and sums over
-    constant weights start `shift * sum(w)` higher.
+    constant weights start `shift * sum(w)` higher. `pair_dot`, where there is one, multiplies two rows of 8 codes by
+    two columns of 8 weights into 2 x 2 sums, by the instruction `pair_proof`.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Isa:
     shifted_dot: Dot | None = None
     shift: int = 0
     tiles: bool = False
+    pair_dot: Dot | None = None
+    pair_proof: str = ""
 
     @property
     def is_x86(self) -> bool:

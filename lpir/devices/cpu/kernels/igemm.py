@@ -24,6 +24,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -90,16 +91,18 @@ class IntGemm:
     tile: Tile
     kernel: Kernel
     epilogue: Epilogue
+    # codes of a row that a step multiplies
+    codes: ClassVar[int] = 4
 
     @property
     def steps(self) -> int:
-        """Dot products of 4 a sum."""
-        return len(self.taps) * -(-self.channels // 4)
+        """Steps of a sum."""
+        return len(self.taps) * -(-self.channels // self.codes)
 
     @property
     def offsets(self) -> Array:
         """int32 byte offset of every step: the table behind `Call.offsets` where `needs_offsets`."""
-        return step_offsets(self.taps, self.channels)
+        return step_offsets(self.taps, self.channels, self.codes)
 
     @property
     def needs_offsets(self) -> bool:
@@ -113,7 +116,7 @@ class IntGemm:
 
     def pack(self, w: Array, top: int = 255) -> PackedWeights:
         """Packs `w` [G, taps, C, N] i8; activations are at most `top`, which an exact instruction need not know."""
-        return pack_weights(w, self.isa.lanes(), self.tile.vectors, self.offsets)
+        return pack_weights(w, self.isa.lanes(), self.tile.vectors, self.offsets, self.codes)
 
     def params(self, call: Call, threads: int) -> list[Word]:
         """The kernel's parameter words, for work shared by `threads`."""
@@ -121,8 +124,8 @@ class IntGemm:
         columns = -(-self.n // lanes)
         tiles, blocks = -(-self.m // tile.rows), -(-columns // tile.vectors)
         # what a row touches in input and output; output lines must stay in L1 for the next block
-        row_bytes = self.steps * 4 + self.n * self.epilogue.row_bytes
-        weights = self.n * self.steps * 4
+        row_bytes = self.steps * self.codes + self.n * self.epilogue.row_bytes
+        weights = self.n * self.steps * self.codes
         cache = L1 if weights <= L2 else L2
         mc, nc = tiling.choose_chunks(self.groups, tiles, blocks, tile.rows * row_bytes, threads, cache)
         values: dict[str, int | float | F32 | Ref] = {
@@ -208,6 +211,8 @@ class Form:
 class Printer:
     """Prints one kernel."""
 
+    codes: ClassVar[int] = IntGemm.codes
+
     def __init__(self, isa: Isa, tile: Tile, epilogue: Epilogue, form: Form) -> None:
         self.isa, self.tile, self.epilogue, self.form = isa, tile, epilogue, form
         self.lanes = isa.lanes()
@@ -234,7 +239,7 @@ class Printer:
         f = self.f
         self.epilogue.start(f, self.lanes)
         per_group = f.mul(f.p["m_chunks"], f.p["n_chunks"])
-        panel = f.mul(f.p["steps"], self.tile.vectors * self.lanes * 4)
+        panel = f.mul(f.p["steps"], self.tile.vectors * self.lanes * self.codes)
         first, last = f.my_range(f.mul(per_group, f.p["groups"]))
         with f.loop(first, last, name="unit") as unit:
             group, rest = f.udiv(unit.index, per_group), f.urem(unit.index, per_group)

@@ -15,9 +15,9 @@ SLACK = 64  # kernels read whole vectors: so many bytes behind a buffer must be 
 class PackedWeights:
     """Weights of one layer in kernel order.
 
-    `weights` [steps, vectors * lanes, 4] i8 of every block of every group, flat, `SLACK` bytes behind it; `offsets`
-    int32: where each of these steps reads a row. `sums` int32 [G * blocks * vectors * lanes]: the sum of a lane's
-    weights. `ranges`: see `pack_int16`.
+    `weights` [steps, vectors * lanes, codes a step] i8 of every block of every group, flat, `SLACK` bytes behind it;
+    `offsets` int32: where each of these steps reads a row. `sums` int32 [G * blocks * vectors * lanes]: the sum of a
+    lane's weights. `ranges`: see `pack_int16`.
     """
 
     weights: Array
@@ -45,19 +45,19 @@ def channel_index(n: int, lanes: int, vectors: int) -> Array:
     return np.where(index < n, index, -1)
 
 
-def step_offsets(taps: tuple[int, ...], channels: int) -> Array:
-    """Byte offset of each k-step from its row's start: taps in order, 4 channels a step."""
-    return (np.asarray(taps, np.int64)[:, None] + np.arange(0, channels, 4)).reshape(-1).astype(np.int32)
+def step_offsets(taps: tuple[int, ...], channels: int, codes: int = 4) -> Array:
+    """Byte offset of each k-step from its row's start: taps in order, `codes` channels a step."""
+    return (np.asarray(taps, np.int64)[:, None] + np.arange(0, channels, codes)).reshape(-1).astype(np.int32)
 
 
-def pack_weights(w: Array, lanes: int, vectors: int, offsets: Array) -> PackedWeights:
-    """Packs `w` [G, taps, C, N] (i8); every block has all steps, in order."""
+def pack_weights(w: Array, lanes: int, vectors: int, offsets: Array, codes: int = 4) -> PackedWeights:
+    """Packs `w` [G, taps, C, N] (i8); every block has all steps, in order, of `codes` channels each."""
     groups, taps, channels, n = w.shape
-    padded = np.zeros((groups, taps, -(-channels // 4) * 4, n + 1), np.int8)
+    padded = np.zeros((groups, taps, -(-channels // codes) * codes, n + 1), np.int8)
     padded[:, :, :channels, :n] = w
-    steps = padded.reshape(groups, -1, 4, n + 1)
+    steps = padded.reshape(groups, -1, codes, n + 1)
     index = channel_index(n, lanes, vectors)
-    # [G, steps, 4, blocks, vectors, lanes] -> [G * blocks, steps, vectors * lanes, 4]; lane -1 takes the zero column
+    # [G, steps, codes, blocks, vectors, lanes] -> [G * blocks, steps, vectors * lanes, codes]; lane -1 is all zeros
     packed = np.ascontiguousarray(steps[..., index].transpose(0, 3, 1, 4, 5, 2))
-    packed = packed.reshape(groups * len(index), len(offsets), vectors * lanes, 4)
+    packed = packed.reshape(groups * len(index), len(offsets), vectors * lanes, codes)
     return PackedWeights(with_slack(packed), offsets, packed.sum(axis=(1, 3), dtype=np.int32).reshape(-1))

@@ -10,7 +10,7 @@ import numpy as np
 
 from lpir.devices.cpu.codegen.abi import Ref
 from lpir.devices.cpu.isa import Isa
-from lpir.devices.cpu.kernels import igemm, igemm_int16
+from lpir.devices.cpu.kernels import igemm, igemm_int16, igemm_pairs
 from lpir.devices.cpu.kernels.base import BuildContext, Step
 from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Rows, element_bytes
 from lpir.devices.cpu.kernels.igemm import IntGemm
@@ -96,6 +96,8 @@ def igemm_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
 
 def gemm_builder(isa: Isa) -> Callable[..., IntGemm]:
     """What builds kernels for `isa`: its dot product is exact by instruction, or by what the packer proves."""
+    if isa.pair_dot is not None:
+        return igemm_pairs.build
     return igemm.build if isa.exact else igemm_int16.build
 
 

@@ -26,18 +26,21 @@ def fits(tile: Tile, registers: int, spare: int) -> bool:
     return tile.rows * tile.vectors + tile.vectors + spare <= registers
 
 
-def choose_tile(isa: Isa, m: int, n: int, steps: int, dot_cost: float, epilogue_cost: float, spare: int) -> Tile:
+def choose_tile(
+    isa: Isa, m: int, n: int, steps: int, dot_cost: float, epilogue_cost: float, spare: int, height: int = 1
+) -> Tile:
     """The tile with the least estimated work for `m` rows, `n` channels and `steps` dot products an accumulator.
 
     Costs are in vector operations: `dot_cost` of one dot product, `epilogue_cost` of one stored vector. Ties go to the
-    larger tile, so that similar layers share one kernel.
+    larger tile, so that similar layers share one kernel. `height`: rows that an instruction takes, and registers that
+    hold what it multiplies them by.
     """
     columns = -(-n // isa.lanes())
     best: tuple[float, int, Tile] | None = None
     for vectors in range(1, min(columns, 8) + 1):
-        for rows in range(1, min(m, MAX_ROWS) + 1):
+        for rows in range(height, min(m, MAX_ROWS) + 1, height):
             tile = Tile(rows, vectors)
-            if not fits(tile, isa.registers, spare):
+            if not fits(tile, isa.registers, spare + (height - 1) * vectors):
                 continue
             count = -(-m // rows) * -(-columns // vectors)
             cells = rows * vectors
