@@ -249,15 +249,15 @@ class Printer:
             tiles = self._chunk(mc, f.p["m_tiles"], f.p["m_chunks"])
             with f.loop(*blocks, name="block") as block:
                 which = f.add(f.mul(group, f.p["n_blocks"]), block.index)
-                w = self.block_weights(which, panel)
+                w = self.block_weights(which, panel, tiles)
                 channels = self._channels(block.index)
                 base = f.mul(group, f.p["n"])
                 with f.loop(*tiles, name="tile") as tile:
                     self._tile(x, w, which, [f.add(base, c) for c in channels], tile.index)
         return f.kernel()
 
-    def block_weights(self, which: Value, panel: Value) -> Value:
-        """Where the weights of a block begin; a block of every step has `panel` bytes."""
+    def block_weights(self, which: Value, panel: Value, tiles: tuple[Value, Value]) -> Value:
+        """Where the weights of a block begin, which `tiles` read; a block of every step has `panel` bytes."""
         return self.f.gep(self.f.p["w"], self.f.mul(which, panel))
 
     def _chunk(self, index: Value, count: Value, chunks: Value) -> tuple[Value, Value]:
@@ -282,13 +282,13 @@ class Printer:
         init = f.gep(f.p["init"], f.mul(which, width), "i32")
         starts = [f.load(self.acc_type, f.gep(init, j * self.lanes, "i32"), 4) for j in range(self.tile.vectors)]
         sums = [s for _ in rows for s in starts]
-        self._store(self.add_products(pointers, w, which, sums), rows, channels)
+        self._store(self.add_products(pointers, w, index, sums), rows, channels)
 
     def row_pointers(self, base: Value, strides: Value, rows: list[Value]) -> list[Value]:
         """The addresses of consecutive rows."""
         return [row_pointer(self.f, base, strides, m) for m in rows]
 
-    def add_products(self, pointers: list[Value], w: Value, which: Value, sums: list[Value]) -> list[Value]:
+    def add_products(self, pointers: list[Value], w: Value, tile: Value, sums: list[Value]) -> list[Value]:
         """`sums` plus the products of every step of a block: 4 bytes of a row times a vector of weights at `w`."""
         f, form = self.f, self.form
         column = self.tile.vectors * self.lanes * 4

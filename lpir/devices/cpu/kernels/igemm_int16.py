@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 
 from lpir.devices.cpu.codegen.abi import Kernel
-from lpir.devices.cpu.codegen.emitter import Value
+from lpir.devices.cpu.codegen.emitter import SECOND_CACHE, Value
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.isa.dots import add_pairs, pmaddubsw
 from lpir.devices.cpu.kernels.epilogue import Epilogue
@@ -62,9 +62,21 @@ class _Printer(Printer):
     def step_params(self) -> dict[str, str]:
         return {"offsets": "ptr", "ranges": "ptr"}
 
-    def block_weights(self, which: Value, panel: Value) -> Value:
+    def block_weights(self, which: Value, panel: Value, tiles: tuple[Value, Value]) -> Value:
+        f, size = self.f, self.lanes * 4
+        at = f.gep(f.p["ranges"], f.mul(which, 3), "i32")
+        first, middle, last, _, _, following = (
+            f.convert("sext", f.load("i32", f.gep(at, 4 * i), 4), "i64") for i in range(6)
+        )
+        self.block = first, middle, last
+        # the next block's weights come from far away: each round of this one's loops over pairs asks for some bytes
+        rounds = f.udiv(f.sub(middle, first), 2)
+        all_rounds = f.smax(f.mul(f.sub(tiles[1], tiles[0]), rounds), 1)
+        self.ahead = f.add(f.udiv(f.mul(f.sub(following, last), size), all_rounds), 1)
+        self.tile_ahead = f.mul(self.ahead, rounds)
+        self.next = f.gep(f.gep(f.p["w"], f.mul(last, size)), f.sub(0, f.mul(tiles[0], self.tile_ahead)))
         # windows of all blocks are numbered through
-        return self.f.p["w"]
+        return f.p["w"]
 
     def row_pointers(self, base: Value, strides: Value, rows: list[Value]) -> list[Value]:
         if strides.type == "ptr":
@@ -75,25 +87,30 @@ class _Printer(Printer):
             pointers.append(self.f.gep(pointers[-1], strides))
         return pointers
 
-    def add_products(self, pointers: list[Value], w: Value, which: Value, sums: list[Value]) -> list[Value]:
+    def add_products(self, pointers: list[Value], w: Value, tile: Value, sums: list[Value]) -> list[Value]:
         f = self.f
-        at = f.gep(f.p["ranges"], f.mul(which, 3), "i32")
-        first, middle, last = (f.convert("sext", f.load("i32", f.gep(at, 4 * i), 4), "i64") for i in range(3))
-        return self._windows(pointers, w, middle, last, 1, self._windows(pointers, w, first, middle, 2, sums))
-
-    def _windows(
-        self, pointers: list[Value], w: Value, first: Value, last: Value, together: int, sums: list[Value]
-    ) -> list[Value]:
-        """`sums` plus windows `first .. last`, of which each `together` are added in int16."""
-        f, size = self.f, self.lanes * 4
-        with f.loop(first, last, together, carried=sums, name="windows") as k:
-            at = f.gep(w, f.mul(k.index, size))
-            offsets = [self.offset(f.p["offsets"], k.index, i) for i in range(together)]
-            weights = [f.load(self.byte_type, f.gep(at, i * size), 1) for i in range(together)]
-            for total, pointer in zip(k.values, pointers, strict=True):
-                # a row's bytes are read right before they are used: they need a register only here
-                words = pmaddubsw(f, self.four(pointer, offsets[0]), weights[0])
-                for offset, weight in zip(offsets[1:], weights[1:], strict=True):
-                    words = f.add(words, pmaddubsw(f, self.four(pointer, offset), weight))
-                k.next.append(add_pairs(f, total, words))
+        first, middle, last = self.block
+        soon = f.gep(self.next, f.mul(tile, self.tile_ahead))
+        with f.loop(first, middle, 2, carried=[*sums, soon], name="pairs") as k:
+            *sums, soon = k.values
+            f.prefetch(soon, SECOND_CACHE)
+            k.next = [*self._windows(pointers, w, k.index, 2, sums), f.gep(soon, self.ahead)]
+        with f.loop(middle, last, carried=k.results[:-1], name="windows") as k:
+            k.next = self._windows(pointers, w, k.index, 1, k.values)
         return k.results
+
+    def _windows(self, pointers: list[Value], w: Value, index: Value, count: int, sums: list[Value]) -> list[Value]:
+        """`sums` plus windows `index .. index + count`, added in int16."""
+        f, size = self.f, self.lanes * 4
+        at = f.gep(w, f.mul(index, size))
+        offsets = [self.offset(f.p["offsets"], index, i) for i in range(count)]
+        weights = [f.load(self.byte_type, f.gep(at, i * size), 1) for i in range(count)]
+        following = []
+        for total, pointer in zip(sums, pointers, strict=True):
+            # a row's bytes are read right before they are used: they need a register only here
+            products = [
+                pmaddubsw(f, self.four(pointer, offset), weight)
+                for offset, weight in zip(offsets, weights, strict=True)
+            ]
+            following.append(add_pairs(f, total, functools.reduce(f.add, products)))
+        return following

@@ -58,7 +58,7 @@ class _Printer(Printer):
 
     codes: ClassVar[int] = CODES
 
-    def add_products(self, pointers: list[Value], w: Value, which: Value, sums: list[Value]) -> list[Value]:
+    def add_products(self, pointers: list[Value], w: Value, tile: Value, sums: list[Value]) -> list[Value]:
         f, vectors, dot = self.f, self.tile.vectors, self.isa.pair_dot
         assert dot is not None
         column = vectors * self.lanes * CODES

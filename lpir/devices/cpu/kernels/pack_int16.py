@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 
 from lpir.devices.cpu.kernels.pack import PackedWeights, channel_index, with_slack
+from lpir.devices.cpu.kernels.pack_pairs import pair_windows
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 INT16 = np.iinfo(np.int16)
-# attempts to find a partner for every window; each takes those that earlier ones left
-ROUNDS = 32
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,8 @@ def any_in_rows(found: Array) -> Array:
 def pack_int16(w: Array, lanes: int, taps: tuple[int, ...], top: int = 255) -> PackedWeights:
     """Packs `w` [G, taps, C, N] (i8) for blocks of `lanes` channels (8 or 16) and activations of at most `top`.
 
-    `ranges` [blocks, 3] of the result: where a block's windows begin, where its pairs end, where its windows end.
+    `ranges` [blocks + 1, 3] of the result: where a block's windows begin, where its pairs end, where its windows end;
+    and the end of all.
     """
     index = channel_index(w.shape[-1], lanes, 1)[:, 0]
     columns = block_columns(w, index)
@@ -72,11 +72,12 @@ def pack_int16(w: Array, lanes: int, taps: tuple[int, ...], top: int = 255) -> P
     windows = windows.take(order)
     blocks = np.arange(len(columns))
     first, last = (np.searchsorted(windows.block, blocks, side) for side in ("left", "right"))
+    ranges = np.stack([first, first + 2 * pairs, last], axis=1)
     return PackedWeights(
         weights=with_slack(windows.weights),
         offsets=np.append(windows.offset, 0).astype(np.int32),
         sums=columns.sum(axis=(1, 2), dtype=np.int32).reshape(-1),
-        ranges=np.stack([first, first + 2 * pairs, last], axis=1).astype(np.int32),
+        ranges=np.append(ranges, [[len(windows.block)] * 3], axis=0).astype(np.int32),
     )
 
 
@@ -138,32 +139,3 @@ def _walk(length: Array) -> tuple[Array, Array]:
         row, at = row[inside], at[inside]
     found, place = np.nonzero(met)
     return found, place
-
-
-def pair_windows(block: Array, loads: Array, limit: tuple[int, int]) -> tuple[Array, Array]:
-    """Which windows share a sum: an order of all, block by block, pairs first; and the number of pairs of each block.
-
-    `block` ascending from 0. In each round every window of the heavier half of a block's windows that have no partner
-    yet is tried with one of the lighter half, another in every round.
-    """
-    flat = loads.reshape(len(loads), -1)
-    room = (np.asarray(limit, np.uint8)[:, None] - loads).reshape(len(loads), -1)
-    left = np.lexsort((-flat.sum(1, dtype=np.int32), block))
-    pairs = [np.zeros((0, 2), np.int64)]
-    for shift in range(ROUNDS):
-        sizes = np.bincount(block[left])
-        size, starts = sizes[block[left]], (np.cumsum(sizes) - sizes)[block[left]]
-        rank = np.arange(len(left)) - starts
-        heavy = np.flatnonzero(rank < size // 2)
-        count, rank = size[heavy], rank[heavy]
-        light = starts[heavy] + count - 1 - (rank + shift) % np.maximum(count - count // 2, 1)
-        good = ~any_in_rows(flat[left[heavy]] > room[left[light]])
-        pairs.append(np.stack([left[heavy[good]], left[light[good]]], axis=1))
-        gone = np.zeros(len(left), np.bool_)
-        gone[heavy[good]], gone[light[good]] = True, True
-        left = left[~gone]
-    found = np.concatenate(pairs)
-    order = np.concatenate([found.reshape(-1), left])
-    single = np.arange(len(order)) >= found.size
-    order = order[np.lexsort((np.arange(len(order)), single, block[order]))]
-    return order, np.bincount(block[found[:, 0]], minlength=int(block[-1]) + 1)
