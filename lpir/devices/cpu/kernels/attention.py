@@ -10,7 +10,7 @@ from typing import ClassVar
 from lpir.devices.cpu.codegen.abi import F32, Ref
 from lpir.devices.cpu.codegen.abi import Kernel as Code
 from lpir.devices.cpu.isa import Isa
-from lpir.devices.cpu.kernels import tiling
+from lpir.devices.cpu.kernels import attention_tiles, tiling
 from lpir.devices.cpu.kernels.attention_print import Form, Printer
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.epilogue import Epilogue, Operand, element_bytes
@@ -60,8 +60,9 @@ class Attention(Kernel):
         steps = node.inputs[0].shape[3].length // (4 if codes else 1)
         right = op.k_zero_point - 128 if codes else 0
         tile, tile_v, rows = tiles(isa, m, n, e, steps)
+        depth = attention_tiles.depth_of(node.inputs[0].shape[3].length) if isa.tiles and codes and not right else 0
         form = Form(
-            arithmetic=("bytes" if isa.exact else "words") if codes else "float",
+            arithmetic=("tiles" if depth else "bytes" if isa.exact else "words") if codes else "float",
             tail=n % isa.lanes() != 0,
             narrow=e < isa.lanes(),
             block=block_side(isa, n, steps),
@@ -69,6 +70,7 @@ class Attention(Kernel):
             columns=codes and op.q_zero_point != 0,
             unroll=_unroll(tile, steps),
             unroll_v=_unroll(tile_v, n),
+            single=depth == 4 * steps,
         )
         last = 3 + op.score_operands
         kinds = (
@@ -91,6 +93,10 @@ class Attention(Kernel):
             **epilogue.values([bind_operand(v, out, ctx) for v in node.inputs[last:]]),
             **{name: ctx.ref(v) for name, v in zip("qkv", node.inputs, strict=False)},
         }
+        if depth:
+            height = min(rows, attention_tiles.MOST)
+            config = ctx.constant(attention_tiles.config(height, depth))
+            values |= {"config": config, "tile_rows": height, "depth": depth}
         return [Step.of(code, values)]
 
 

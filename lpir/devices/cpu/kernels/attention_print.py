@@ -4,8 +4,9 @@ A unit of work is a run of row blocks of one head. For a unit the thread packs w
 its own memory: k as `[steps, columns]` elements of 4 bytes (floats, or 4 codes) so that a step of the inner loop is one
 run of vectors, and v as `[blocks, N, vectors * lanes]` floats. Then, for each block of rows:
 
-1. scores: a register tile of sums at a time, through the `scores` expression, into the block;
-2. for every row: the largest score, then `exp(score - largest)` in place, and the reciprocal of their sum;
+1. sums of products of q and k, into the block: a register tile at a time, or in AMX's tile registers;
+2. for every row: the `scores` expression and the largest score, then `exp(score - largest)` in place, and the
+   reciprocal of their sum (`attention_softmax`);
 3. the product with v, times that reciprocal, through the epilogue, to the output.
 
 Codes of k are stored 128 less, as signed bytes. Zero points enter through sums of columns of k and of rows of q:
@@ -17,34 +18,25 @@ Where the dot product of bytes is not exact for all bytes, k is stored as pairs 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from lpir.devices.cpu.codegen.abi import Kernel
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.isa.dots import as_words, word_dot
+from lpir.devices.cpu.kernels import attention_tiles
+from lpir.devices.cpu.kernels.attention_softmax import Softmax
 from lpir.devices.cpu.kernels.copy import transposed
 from lpir.devices.cpu.kernels.epilogue import Epilogue, element_bytes, store_lanes
-from lpir.devices.cpu.kernels.reduce import across
-from lpir.devices.cpu.kernels.tail import lane_mask
 from lpir.devices.cpu.kernels.tiling import Tile
-
-LOG2_E = 1.4426950408889634
-LN2_HI, LN2_LO = 0.693145751953125, 1.428606765330187e-06
-POWERS = (1.0, 1.0, 0.4999922811985016, 0.16667117178440094, 0.04189065471291542, 0.00831241998821497)
-MAGIC = float(1.5 * 2**23)
-# e^x of what lies further below a row's largest score is e^FLOOR, which no sum notices: their largest term is 1
-FLOOR = -86.0
-# rows of a softmax at once
-TOGETHER = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What is compiled in. `arithmetic` of the scores: "float", "bytes" or "words"; `tail`: N is no multiple of the
-    lanes; `narrow`: E is less than the lanes; `block`: side of the blocks in which k is transposed, 0: one by one;
-    `rows`, `columns`: whether sums of q's rows and of k's columns are added; `unroll`, `unroll_v`: steps a round."""
+    """What is compiled in. `arithmetic` of the scores: "float", "bytes", "words" or AMX's "tiles"; `tail`: N is no
+    multiple of the lanes; `narrow`: E is less than the lanes; `block`: side of the blocks in which k is transposed, 0:
+    one by one; `rows`, `columns`: whether sums of q's rows and of k's columns are added; `unroll`, `unroll_v`: steps a
+    round; `single`: one step of tiles."""
 
     arithmetic: str
     tail: bool
@@ -54,6 +46,7 @@ class Form:
     columns: bool
     unroll: int
     unroll_v: int
+    single: bool = False
 
 
 _SIZES = (
@@ -61,11 +54,12 @@ _SIZES = (
     *("q_batch", "q_head", "q_row", "k_batch", "k_head", "k_row", "v_batch", "v_head", "v_row"),
     *("out_batch", "out_head", "out_row", "out_bytes", "scratch_step", "at_v", "at_scores", "at_sums"),
 )
+_TILE_SIZES = ("tile_rows", "depth")
 
 
 class Printer:
     """Prints one kernel. Parameters: pointers, `_SIZES` (strides of q, k, v in bytes; of the output in rows), int32
-    `q_zero`, `right` and `base`, those of the two epilogues."""
+    `q_zero`, `right` and `base`, those of the two epilogues; for tiles their `config`, rows, and bytes a step."""
 
     def __init__(self, isa: Isa, tile: Tile, tile_v: Tile, scores: Epilogue, epilogue: Epilogue, form: Form) -> None:
         self.isa, self.tile, self.tile_v, self.form = isa, tile, tile_v, form
@@ -80,6 +74,7 @@ class Printer:
             **dict.fromkeys(("q", "k", "v", "out", "scratch"), "ptr"),
             **dict.fromkeys(_SIZES, "i64"),
             **dict.fromkeys(("q_zero", "right", "base"), "i32"),
+            **({"config": "ptr"} | dict.fromkeys(_TILE_SIZES, "i64") if form.arithmetic == "tiles" else {}),
             **scores.params(),
             **epilogue.params(),
         }
@@ -96,6 +91,10 @@ class Printer:
         # behind the sums of a block's rows: what the sums of products start from
         self.init = f.gep(self.sums, p["block_rows"], "float")
         self.pitch = f.mul(p["columns"], 4)
+        softmax = Softmax(f, self.isa, self.scores, self.block, self.sums, self.form.tail)
+        tiles = self.form.arithmetic == "tiles"
+        if tiles:
+            attention_tiles.configure(f)
         with f.loop(*f.my_range(f.mul(p["units"], p["chunks"])), name="unit") as unit:
             which, chunk = f.udiv(unit.index, p["chunks"]), f.urem(unit.index, p["chunks"])
             batch, head = f.udiv(which, p["heads"]), f.urem(which, p["heads"])
@@ -109,9 +108,16 @@ class Printer:
             last = f.udiv(f.mul(p["blocks"], f.add(chunk, 1)), p["chunks"])
             with f.loop(first, last, name="block") as block:
                 row = f.smin(f.mul(block.index, p["block_rows"]), f.sub(p["m"], p["block_rows"]))
-                self._scores(f.gep(q, f.mul(row, p["q_row"])), f.add(score_row, row))
-                self._softmax()
+                first_row = f.gep(q, f.mul(row, p["q_row"]))
+                if tiles:
+                    start = self.init if self.form.columns else None
+                    attention_tiles.multiply(f, first_row, self.k, self.block, start, self.form.single)
+                else:
+                    self._products_of_block(first_row)
+                softmax.block(f.add(score_row, row))
                 self._values(f.add(out_row, f.mul(row, p["out_row"])))
+        if tiles:
+            attention_tiles.release(f)
         return f.kernel()
 
     def _of_head(self, name: str, batch: Value, head: Value) -> Value:
@@ -196,10 +202,10 @@ class Printer:
             channels[-1] = f.smin(channels[-1], f.sub(n, lanes))
         return channels
 
-    # -- scores -------------------------------------------------------------------------------------------------------
+    # -- products of q and k ------------------------------------------------------------------------------------------
 
-    def _scores(self, q: Value, row: Value) -> None:
-        """Scores of a block whose first row is at `q` and has number `row`."""
+    def _products_of_block(self, q: Value) -> None:
+        """Sums of products of a block whose first row is at `q`."""
         f, p, tile = self.f, self.f.p, self.tile
         width = tile.vectors * self.lanes
         blocks = f.udiv(f.add(p["columns"], width - 1), width)
@@ -211,14 +217,8 @@ class Printer:
                 pointers = [f.gep(q, f.mul(i, p["q_row"])) for i in rows]
                 sums = self._products(pointers, channels)
                 for i, own in enumerate(rows):
-                    line = self.scores.row(f, f.add(row, own))
                     for j, n in enumerate(channels):
-                        leaves = {
-                            **self.scores.vectors(f, n, self.lanes),
-                            **self.scores.tensors(f, line, n, self.lanes),
-                        }
-                        x = self.scores.finish(f, self.isa, sums[i * len(channels) + j], leaves)
-                        f.store(x, f.gep(self._line(own), n, "float"), 4)
+                        f.store(sums[i * len(channels) + j], f.gep(self._line(own), n, "float"), 4)
 
     def _line(self, row: Value) -> Value:
         return self.f.gep(self.block, self.f.mul(row, self.pitch))
@@ -280,67 +280,6 @@ class Printer:
         if len(w) == 1:
             return self.isa.dot(f, total, codes, w[0])
         return word_dot(f, total, as_words(f, codes), (w[0], w[1]))
-
-    # -- softmax ------------------------------------------------------------------------------------------------------
-
-    def _softmax(self) -> None:
-        """Turns every row of the block into powers, and notes the reciprocals of their sums."""
-        f, p = self.f, self.f.p
-        # several rows at once: one's reductions take place beside another's powers
-        even = f.sub(p["block_rows"], f.urem(p["block_rows"], TOGETHER))
-        with f.loop(0, even, TOGETHER, name="rows") as r:
-            self._softmax_rows([f.add(r.index, i) for i in range(TOGETHER)])
-        with f.loop(even, p["block_rows"], name="row") as r:
-            self._softmax_rows([r.index])
-
-    def _softmax_rows(self, rows: list[Value]) -> None:
-        f, p, lanes = self.f, self.f.p, self.lanes
-        lines = [self._line(row) for row in rows]
-        if self.form.tail:
-            for line in lines:
-                self._close(line)
-        low = [f.const(self.floats, -math.inf)] * len(rows)
-        with f.loop(0, p["columns"], lanes, carried=low, nonempty=True, name="max") as c:
-            loaded = [f.load(self.floats, f.gep(line, c.index, "float"), 4) for line in lines]
-            c.next = [f.select(f.fcmp("ogt", x, top), x, top) for x, top in zip(loaded, c.values, strict=True)]
-        tops = [f.splat(across(f, "max", x), lanes) for x in c.results]
-        zeros = [f.zeros(self.floats)] * len(rows)
-        with f.loop(0, p["columns"], lanes, carried=zeros, nonempty=True, name="exp") as c:
-            places = [f.gep(line, c.index, "float") for line in lines]
-            powers = [self._exp(f.fsub(f.load(self.floats, at, 4), t)) for at, t in zip(places, tops, strict=True)]
-            for at, power in zip(places, powers, strict=True):
-                f.store(power, at, 4)
-            c.next = [f.fadd(total, power) for total, power in zip(c.values, powers, strict=True)]
-        for row, x in zip(rows, c.results, strict=True):
-            share = f.fdiv(f.const("float", 1.0), across(f, "sum", x))
-            f.store(share, f.gep(self.sums, row, "float"), 4)
-
-    def _close(self, line: Value) -> None:
-        """Columns behind the last one never count."""
-        f, p = self.f, self.f.p
-        at = f.gep(line, f.sub(p["columns"], self.lanes), "float")
-        mask = lane_mask(f, self.lanes, f.sub(self.lanes, f.sub(p["columns"], p["n"])))
-        f.store(f.select(mask, f.load(self.floats, at, 4), f.const(self.floats, -math.inf)), at, 4)
-
-    def _exp(self, x: Value) -> Value:
-        """e^x for x <= 0, within 2 ulp; NaN stays NaN."""
-        f = self.f
-
-        def fma(a: Value, b: Value | float, c: Value | float) -> Value:
-            full = [v if isinstance(v, Value) else f.const(self.floats, v) for v in (b, c)]
-            return f.intrinsic("llvm.fma", self.floats, a, *full)
-
-        low = f.const(self.floats, FLOOR)
-        bounded = f.select(f.fcmp("olt", x, low), low, x)
-        shifted = fma(bounded, LOG2_E, MAGIC)
-        n = f.fsub(shifted, f.const(self.floats, MAGIC))
-        r = fma(n, -LN2_LO, fma(n, -LN2_HI, bounded))
-        power = f.const(self.floats, POWERS[-1])
-        for c in reversed(POWERS[:-1]):
-            power = fma(r, power, c)
-        # the low bits of `shifted` are n: they become the exponent
-        exponent = f.binary("shl", f.convert("bitcast", shifted, self.ints), f.const(self.ints, 23))
-        return f.convert("bitcast", f.add(f.convert("bitcast", power, self.ints), exponent), self.floats)
 
     # -- values -------------------------------------------------------------------------------------------------------
 
