@@ -123,11 +123,15 @@ def _to_f32(value: float) -> float:
 
 @dataclass
 class Loop:
-    """A loop being printed: `index`, this round's carried `values`, the `next` ones, and the `results` behind it."""
+    """A loop being printed: `index`, this round's carried `values`, the `next` ones, and the `results` behind it.
+
+    `again`: of a loop without a count, whether there is another round.
+    """
 
     index: Value
     values: list[Value]
     next: list[Value] = field(default_factory=list)
+    again: Value | None = None
     results: list[Value] = field(default_factory=list)
 
 
@@ -418,6 +422,25 @@ class Function:
             self._lines.append(f"  br label %{head}")
         self._start(exit_)
         state.results = list(state.next if nonempty else state.values)
+
+    @contextmanager
+    def repeat(self, carried: Sequence[Value], name: str = "while") -> Iterator[Loop]:
+        """Runs its body once, and again while `again` (i1, which the body states beside `next`) holds."""
+        before, body, exit_ = self._block, self._label(f"{name}.body"), self._label(f"{name}.exit")
+        self._lines.append(f"  br label %{body}")
+        self._start(body)
+        state = Loop(Value("i64", ""), [Value(c.type, self._name("c")) for c in carried])
+        phis = len(self._lines)
+        yield state
+        if state.again is None or len(state.next) != len(state.values):
+            raise ValueError("a repeated body states `again` and as many values as it carries")
+        self._lines[phis:phis] = [
+            f"  {value} = phi {value.type} [ {initial}, %{before} ], [ {after}, %{self._block} ]"
+            for value, initial, after in zip(state.values, carried, state.next, strict=True)
+        ]
+        self._lines.append(f"  br i1 {state.again}, label %{body}, label %{exit_}")
+        self._start(exit_)
+        state.results = list(state.next)
 
     @contextmanager
     def if_(self, condition: Value) -> Iterator[None]:
