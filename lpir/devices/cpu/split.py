@@ -10,14 +10,40 @@ from lpir.ir.graph import Node, Value
 from lpir.ir.model import Model
 from lpir.ir.op import Array
 from lpir.ops.boundary import Constant, Parameter, Result
+from lpir.ops.lowered_detection import FirstRows, PaddedSuppression
+from lpir.ops.sorting import NonMaxSuppression
 from lpir.runtime.device import Executable, Runner
 from lpir.runtime.explain import Explanation, Row
 from lpir.runtime.interpreter import Interpreter
 from lpir.runtime.profile import ProfilingInfo
 
+# more rows than this are not reserved for boxes that may be selected
+MOST_ROWS = 1 << 20
+
+
+def pad_suppressions(model: Model) -> None:
+    """Splits each NonMaxSuppression of static inputs in two: a padded one, and the choice of the rows that count."""
+    for node in model.nodes():
+        if not isinstance(node.op, NonMaxSuppression) or not all(v.shape.is_static for v in node.inputs):
+            continue
+        rows = node.outputs[0].shape[0].hi
+        if not rows or rows > MOST_ROWS:
+            continue
+        padded = Node(PaddedSuppression(node.op, rows), node.inputs, node.name)
+        *found, count = padded.outputs
+        chosen = [Node(FirstRows(), [v, count], node.name).output for v in found]
+        for old, new in zip(node.outputs, (*chosen, count), strict=True):
+            new.names = set(old.names)
+            old.replace_all_uses_with(new)
+        node.detach()
+
 
 def split(model: Model) -> tuple[Model, Model] | None:
-    """`(head, tail)`: the outputs of the static head are the inputs of the tail; None when nothing static computes."""
+    """`(head, tail)`: the outputs of the static head are the inputs of the tail; None when nothing static computes.
+
+    Changes `model`: see `pad_suppressions`.
+    """
+    pad_suppressions(model)
     head: set[int] = set()
     for node in model.nodes():
         static = all(v.shape.is_static for v in node.outputs)

@@ -102,6 +102,15 @@ def move(state: Lowering, node: Node) -> None:
     give(state, node.outputs[0], lowered, quant)
 
 
+@rule("TopK")
+def top_k(state: Lowering, node: Node) -> None:
+    """On codes where there are some: they are ordered as what they stand for, and have the same ties."""
+    source, quant = data_codes(state, node.inputs[0], False)
+    lowered = state.emit_node(node.op, [source, _plain(state, node.inputs[1])])
+    give(state, node.outputs[0], lowered.outputs[0], quant)
+    state.set_real(node.outputs[1], lowered.outputs[1])
+
+
 @rule("Pad")
 def pad(state: Lowering, node: Node) -> None:
     """On codes a constant 0 is the zero point; other values are padded as real numbers."""

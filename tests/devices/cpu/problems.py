@@ -33,14 +33,17 @@ from lpir.ops.lowered import (
 )
 from lpir.ops.lowered_attention import LoweredAttention
 from lpir.ops.lowered_compressed import CompressedMatMul
+from lpir.ops.lowered_detection import PaddedSuppression
 from lpir.ops.lowered_recurrent import Recurrence
 from lpir.ops.recurrent_cells import GATES
+from lpir.ops.sorting import NonMaxSuppression, TopK
 from lpir.scalar.expr import Expr, apply, cast, clamp, exp, input_, rint_i32
 from tests.devices.cpu.harness import Array, make_node
 from tests.devices.cpu.test_attention import ATTENTION
 from tests.devices.cpu.test_compressed import layer
 from tests.devices.cpu.test_recurrent import cell
 from tests.devices.cpu.test_recurrent import layer as recurrent_layer
+from tests.devices.cpu.test_suppression import inputs as boxes
 from tests.devices.test_conformance import DEVICE_F32
 from tests.tolerances import EXACT, F32_CHAIN, F32_SUM, Tolerance
 
@@ -105,6 +108,7 @@ def all_problems() -> tuple[Problem, ...]:
         _floats,
         _compressed,
         _recurrent,
+        _boxes,
         _elements,
         _samples,
     )
@@ -280,6 +284,13 @@ def _recurrent() -> Iterator[Problem]:
             yield Problem(f"{kind} {batch}x3x{units}", op, tuple(inputs), (1,), F32_SUM.per(50 * units))
 
 
+def _boxes() -> Iterator[Problem]:
+    for n in (1, 17, 200):
+        for sort in (False, True):
+            op = PaddedSuppression(NonMaxSuppression("corner", sort), 2 * 3 * min(n, 40))
+            yield Problem(f"boxes 2x3x{n}", op, tuple(boxes(2, n, 3, (40, 0.5, 0.2))), (2, 3, 4))
+
+
 def _elements() -> Iterator[Problem]:
     rng = np.random.default_rng(0)
     for dtype in (np.uint8, np.float32, np.int64):
@@ -369,6 +380,8 @@ def timed_problems() -> tuple[Problem, ...]:
         Problem("reduce", Reduce("sum", (1, 2), True, 7, ACC), (_codes(1, 28, 28, 128),)),
         Problem("table", Table(), (_codes(100_000), _codes(256)), (1,)),
         Problem("elementwise", Elementwise(exp(FLOAT)), (_normal(100_000),)),
+        Problem("topk", TopK(-1, "max", "value"), (_normal(8, 10_000), np.asarray(100)), (1,)),
+        Problem("boxes", PaddedSuppression(NonMaxSuppression(), 400), tuple(boxes(1, 2000, 4, (100, 0.5, 0.3)))),
         *(Problem(name, op, inputs, constants) for name, op, inputs, constants in _moves()),
     )
 
