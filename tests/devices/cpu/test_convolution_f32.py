@@ -97,8 +97,10 @@ def test_long_sums_are_cut_into_parts(isa: Isa, threads: int, monkeypatch: pytes
 
 def test_parts_have_equal_runs() -> None:
     assert fgemm.cut(Shape(1, 49, 512, 3, 1536)) == Cut(length=128, runs=1, parts=36)
-    assert fgemm.cut(Shape(1, 49, 512, 7, 21)) == Cut(length=21, runs=4, parts=2)
-    assert fgemm.cut(Shape(1, 49, 512, 1, 128)) == Cut(length=128, runs=1, parts=1)
+    assert fgemm.cut(Shape(1, 49, 512, 3, 96)) == Cut(length=96, runs=1, parts=3)
+    assert fgemm.cut(Shape(1, 49, 512, 9, 32)) == Cut(length=32, runs=3, parts=3)
+    # too short to gain
+    assert fgemm.cut(Shape(1, 49, 512, 7, 21)) == Cut(length=21, runs=7, parts=1)
     # a prime length has no equal runs
     assert fgemm.cut(Shape(1, 49, 512, 1, 257)) == Cut(length=257, runs=1, parts=1)
 

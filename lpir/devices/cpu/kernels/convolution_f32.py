@@ -240,7 +240,7 @@ class Product:
             row_sums="row_sums" in known,
             column_sums="column_sums" in known,
             parts=parts,
-            prefetch=fgemm.prefetched(self.isa, self.tile, unroll, order.chunk_tiles) if order.streams else 0,
+            prefetch=fgemm.weights_ahead(self.isa, self.tile, unroll, order.chunk_tiles)[1] if order.streams else 0,
         )
         call = Call(
             x=left.at,

@@ -37,7 +37,7 @@ from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import tiling
 from lpir.devices.cpu.kernels.base import Step
 from lpir.devices.cpu.kernels.epilogue import Bound, Operand, Rows, element_bytes
-from lpir.devices.cpu.kernels.fgemm_print import Form, kernel, weight_lines
+from lpir.devices.cpu.kernels.fgemm_print import LINE, Form, kernel
 from lpir.devices.cpu.kernels.pack import Array, channel_index
 from lpir.devices.cpu.kernels.tiling import Tile
 from lpir.scalar.expr import Expr
@@ -133,10 +133,10 @@ def pack(w: Array, isa: Isa, tile: Tile) -> Array:
 
 
 def cut(shape: Shape) -> Cut:
-    """Parts of K of about `PART`, of runs that are equally long; one part where the runs of `shape` do not allow it."""
+    """Parts of K of about `PART`, of equally long runs; one part where K is short or its runs do not allow it."""
     k = shape.taps * shape.channels
     length = max((d for d in range(1, PART + 1) if shape.channels % d == 0), default=1)
-    if k <= PART or length < min(shape.channels, PART // 4):
+    if k <= 2 * PART or length < min(shape.channels, PART // 4):
         return Cut(shape.channels, shape.taps, 1)
     runs = k // length
     each = -(-runs // -(-runs // (PART // length)))
@@ -166,9 +166,14 @@ def schedule(isa: Isa, shape: Shape, tile: Tile, threads: int, cuts: bool, x_byt
     return Schedule(Cut(shape.channels, shape.taps, 1), tiles, blocks, mc, nc)
 
 
-def prefetched(isa: Isa, tile: Tile, unroll: int, tiles: int) -> int:
-    """Cache lines of weights that a round asks for, so that `tiles` row tiles ask for as many as they read."""
-    return -(-weight_lines(isa, tile, unroll) // tiles)
+def weights_ahead(isa: Isa, tile: Tile, unroll: int, tiles: int) -> tuple[int, int]:
+    """How far a round of the inner loop moves where it prefetches, in bytes, and how many cache lines it asks for.
+
+    Together, the rounds of `tiles` row tiles move on by as much as one of them reads.
+    """
+    ahead = -(-unroll * tile.vectors * isa.bits // 8 // tiles)
+    lines = -(-ahead // LINE)
+    return (ahead if lines == 1 else lines * LINE), lines
 
 
 def step(
@@ -196,6 +201,8 @@ def step(
     }
     if form.taps:
         values |= {"taps": call.taps, "tap_count": shape.taps}
+    if form.prefetch:
+        values["ahead"], _ = weights_ahead(isa, tile, form.unroll, order.chunk_tiles)
     if form.parts:
         values |= {"parts": order.cut.parts, "part_runs": order.cut.runs}
         values |= {"zeros": call.zeros, "kept": call.kept, "kept_thread": order.kept_bytes(isa, tile)}

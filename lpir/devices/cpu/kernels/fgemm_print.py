@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from lpir.devices.cpu.codegen.abi import Kernel
@@ -52,11 +53,6 @@ class _Part:
     ends: Value | None = None
 
 
-def weight_lines(isa: Isa, tile: Tile, unroll: int) -> int:
-    """Cache lines of weights that a round of the inner loop reads."""
-    return max(unroll * tile.vectors * isa.bits // 8 // LINE, 1)
-
-
 @functools.lru_cache(maxsize=512)
 def kernel(isa: Isa, tile: Tile, form: Form, epilogue: Expr, operands: tuple[Operand, ...]) -> tuple[Kernel, Epilogue]:
     """The kernel of a shape class and the printer of its epilogue."""
@@ -86,6 +82,8 @@ class _Printer:
         }
         if form.taps:
             params |= {"taps": "ptr", "tap_count": "i64"}
+        if form.prefetch:
+            params["ahead"] = "i64"
         if form.parts:
             params |= {"parts": "i64", "part_runs": "i64", "zeros": "ptr", "kept": "ptr", "kept_thread": "i64"}
         if form.row_sums:
@@ -141,21 +139,17 @@ class _Printer:
     ) -> None:
         """A part of K of all row tiles of a chunk."""
         f = self.f
-        size = self._weight_bytes(f.sub(part.end, part.first)) if self.form.prefetch else None
         with f.loop(*tiles, name="tile") as tile:
             local = f.sub(tile.index, tiles[0])
-            ahead = self._ahead(local, size) if size else None
+            ahead = self._ahead(panel, part, local) if self.form.prefetch else None
             self._tile(x, panel, row, channels, tile.index, local, part, ahead)
 
-    def _ahead(self, local: Value, size: Value) -> Value:
-        """How far ahead of its weights tile `local` of a chunk prefetches: the next part, each tile other lines of it.
-
-        When all lines are asked for, tiles ask for those that they read anyway.
-        """
-        f, lines = self.f, self.form.prefetch
-        all_lines = weight_lines(self.isa, self.tile, self.form.unroll)
-        mine = f.mul(local, lines)
-        return f.select(f.icmp("slt", mine, all_lines), f.add(size, f.mul(mine, LINE)), 0)
+    def _ahead(self, panel: Value, part: _Part, local: Value) -> Value:
+        """Where tile `local` of a chunk begins to ask for weights: those behind the part, shared among tiles."""
+        f = self.f
+        runs = f.sub(part.end, part.first)
+        rounds = f.udiv(f.mul(runs, f.p["channels"]), self.form.unroll)
+        return f.gep(f.gep(panel, self._weight_bytes(runs)), f.mul(f.mul(local, rounds), f.p["ahead"]))
 
     def _find_sums(self, group: Value) -> None:
         """Pointers to the sums of codes of one group."""
@@ -218,15 +212,19 @@ class _Printer:
         f, rows = self.f, self.tile.rows
         first = f.smin(f.mul(index, rows), f.sub(f.p["m"], rows))
         pointers = [row_pointer(f, x, f.p["x_rows"], f.add(first, r)) for r in range(rows)]
+        with f.if_(part.ends) if part.ends else nullcontext():
+            self._ask(f.add(row, first), channels[0])
         kept = self._kept(local) if self.form.parts else None
         sums = self._start(channels) * rows if kept is None else self._resume(kept, part)
+        carried = [*sums, panel, ahead] if ahead else [*sums, panel]
         if self.form.taps:
-            with f.loop(part.first, part.end, carried=[panel, *sums], nonempty=True, name="tap") as tap:
+            with f.loop(part.first, part.end, carried=carried, nonempty=True, name="tap") as tap:
                 offset = f.load("i64", f.gep(f.p["taps"], tap.index, "i64"), 8)
-                tap.next = self._run(pointers, offset, tap.values, ahead)
-            sums = tap.results[1:]
+                tap.next = self._run(pointers, offset, tap.values)
+            carried = tap.results
         else:
-            sums = self._run(pointers, f.const("i64", 0), [panel, *sums], ahead)[1:]
+            carried = self._run(pointers, f.const("i64", 0), carried)
+        sums = carried[: len(sums)]
         if kept is None or part.ends is None:
             self._store(sums, row, first, channels)
             return
@@ -235,6 +233,16 @@ class _Printer:
         with f.if_(f.binary("xor", part.ends, f.const("i1", True))):
             for i, x in enumerate(sums):
                 f.store(x, f.gep(kept, i, self.type), self.isa.bits // 8)
+
+    def _ask(self, row: Value, channel: Value) -> None:
+        """Asks for what the epilogue reads of the tile whose first output row is `row`: it comes while sums are made."""
+        f = self.f
+        for r in range(self.tile.rows):
+            for i, pointer in self.epilogue.row(f, f.add(row, r)).items():
+                size = element_bytes(self.epilogue.operands[i - 1].type)
+                at = f.gep(pointer, f.mul(channel, size))
+                for line in range(0, self.tile.vectors * self.lanes * size, LINE):
+                    f.prefetch(f.gep(at, line))
 
     def _kept(self, local: Value) -> Value:
         """Where this thread keeps the sums of a tile between parts."""
@@ -248,19 +256,21 @@ class _Printer:
         at = f.select(part.begins, f.p["zeros"], kept) if part.begins else kept
         return [f.load(self.type, f.gep(at, i, self.type), self.isa.bits // 8) for i in range(cells)]
 
-    def _run(self, pointers: list[Value], offset: Value, carried: list[Value], ahead: Value | None) -> list[Value]:
-        """Adds the products of one run of channels, `offset` bytes behind the rows. Carries `w` and the sums."""
-        f, unroll = self.f, self.form.unroll
+    def _run(self, pointers: list[Value], offset: Value, carried: list[Value]) -> list[Value]:
+        """Adds the products of one run of channels, `offset` bytes behind the rows.
+
+        Carries the sums, where `w` is read, and where it is prefetched.
+        """
+        f, unroll, cells = self.f, self.form.unroll, self.tile.rows * self.tile.vectors
         end = f.add(offset, f.mul(f.p["channels"], 4))
         with f.loop(offset, end, 4 * unroll, carried=carried, nonempty=True, name="c") as c:
-            w, sums = c.values[0], c.values[1:]
-            if ahead:
-                for line in range(self.form.prefetch):
-                    f.prefetch(f.gep(f.gep(w, ahead), line * LINE), SECOND_CACHE)
+            sums, w = c.values[:cells], c.values[cells]
+            for line in range(self.form.prefetch):
+                f.prefetch(f.gep(c.values[-1], line * LINE), SECOND_CACHE)
             for u in range(unroll):
                 sums = self._products(pointers, c.index, 4 * u, w, sums)
                 w = f.gep(w, f.p["w_step"] if not self.form.packed else self.tile.vectors * self.lanes * 4)
-            c.next = [w, *sums]
+            c.next = [*sums, w, f.gep(c.values[-1], f.p["ahead"])] if self.form.prefetch else [*sums, w]
         return c.results
 
     def _products(self, pointers: list[Value], offset: Value, ahead: int, w: Value, sums: list[Value]) -> list[Value]:
