@@ -235,7 +235,7 @@ class _Printer:
                 f.store(x, f.gep(kept, i, self.type), self.isa.bits // 8)
 
     def _ask(self, row: Value, channel: Value) -> None:
-        """Asks for what the epilogue reads of the tile whose first output row is `row`: it comes while sums are made."""
+        """Asks for what the epilogue of the tile at output row `row` reads: it comes while sums are made."""
         f = self.f
         for r in range(self.tile.rows):
             for i, pointer in self.epilogue.row(f, f.add(row, r)).items():
