@@ -107,14 +107,16 @@ def test_parts_have_equal_runs() -> None:
 
 def test_threads_share_rows_or_columns() -> None:
     # 56 x 56 x 64 -> 256: rows of both tensors are the most; in chunks, because the weights stay in the cache
-    rows, columns = tiling.choose_order(1, 523, 4, 768.0, (802_816, 65_536), 2)
+    rows, columns = tiling.choose_order(1, 523, 4, 768.0, (802_816, 65_536, 3_211_264), 2)
     assert rows > 2
     assert (rows % 2, columns) == (0, 1)
     # 7 x 7 x 512 -> 512 with 9 taps: the weights are the most, and pass once
-    assert tiling.choose_order(1, 10, 8, 46_080.0, (100_352, 9_437_184), 2) == (1, 2)
-    assert tiling.choose_order(1, 10, 8, 46_080.0, (100_352, 9_437_184), 1) == (1, 1)
+    assert tiling.choose_order(1, 10, 8, 46_080.0, (100_352, 9_437_184, 100_352), 2) == (1, 2)
+    assert tiling.choose_order(1, 10, 8, 46_080.0, (100_352, 9_437_184, 100_352), 1) == (1, 1)
+    # more threads than there are columns share both
+    assert tiling.choose_order(1, 10, 8, 46_080.0, (100_352, 9_437_184, 100_352), 16) == (2, 8)
     # a vector has one row
-    assert tiling.choose_order(1, 1, 8, 8192.0, (8192, 8_192_000), 2) == (1, 2)
+    assert tiling.choose_order(1, 1, 8, 8192.0, (8192, 8_192_000, 4000), 2) == (1, 2)
 
 
 @ISAS

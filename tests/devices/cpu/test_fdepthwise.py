@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpir.devices.cpu.isa import Isa
-from lpir.devices.cpu.kernels.fdepthwise import KERNELS, choose_tile
+from lpir.devices.cpu.kernels.fdepthwise import KERNELS, choose_tile, row_chunks
 from lpir.ops.lowered import LoweredConvolution
 from lpir.scalar.expr import clamp, input_
 from tests.devices.cpu.harness import HOST_ISAS, Array, run
@@ -64,3 +64,12 @@ def test_typical_layers(isa: Isa, kernel: int, stride: int) -> None:
 
 def test_tiles_divide_usual_sizes() -> None:
     assert [choose_tile(n, 9) for n in (7, 14, 28, 56, 112)] == [7, 7, 7, 8, 8]
+
+
+def test_threads_get_as_many_rows() -> None:
+    assert row_chunks(56, 1, 1) == 14
+    assert row_chunks(56, 1, 2) == 28
+    assert row_chunks(7, 1, 2) == 4
+    assert row_chunks(7, 1, 16) == 7
+    # with a stride rows share little
+    assert row_chunks(28, 2, 2) == 28

@@ -1,9 +1,9 @@
 """Float32 depthwise convolution of any rank, channels last, any epilogue.
 
-A unit of work is one output row of one vector of channels. It reads `R = prod(kernel[:-1])` input rows, named by an
-offset table (-1: padding), and keeps a tile of neighboring output columns in registers, so that a loaded column serves
-every output it lies under. Rows and columns outside the input are read from a vector of zeros: no padded copy; a tile
-that lies inside does not ask. Fused multiply-adds, taps in row-major order.
+A unit of work is a few output rows of one vector of channels. A row reads `R = prod(kernel[:-1])` input rows, named by
+an offset table (-1: padding), and keeps a tile of neighboring output columns in registers, so that a loaded column
+serves every output it lies under. Rows and columns outside the input are read from a vector of zeros: no padded copy; a
+tile that lies inside does not ask. Fused multiply-adds, taps in row-major order.
 
 Reads are whole vectors: input and operands need 64 readable bytes behind their end. The last tile and the last vector
 overlap their neighbors, so the output must not share memory with an operand.
@@ -34,6 +34,9 @@ from lpir.scalar.expr import Expr
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_TAPS = 121  # taps are unrolled
+# output rows of a unit of work: neighbors with stride 1 share most of their input rows, which stay in the first cache;
+# fewer where there are more threads, because rows that another core wrote come fastest in the order of memory
+ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,12 @@ def choose_tile(columns: int, taps: int) -> int:
     return min(range(1, min(columns, most) + 1), key=lambda t: (-(-columns // t) * (t + 1.5), -t))
 
 
+def row_chunks(rows: int, stride: int, threads: int) -> int:
+    """Into how many chunks to cut the output rows: as many for each thread."""
+    chunk = max(ROWS // threads, 1) if stride == 1 else 1
+    return min(-(-rows // (chunk * threads)) * threads, rows)
+
+
 @functools.lru_cache(maxsize=256)
 def kernel(isa: Isa, shape: Shape, epilogue: Expr, operands: tuple[Operand, ...]) -> tuple[Code, Epilogue]:
     """The kernel of a shape class and the printer of its epilogue."""
@@ -73,7 +82,7 @@ class _Printer:
         self.isa, self.shape, self.epilogue = isa, shape, epilogue
         self.lanes = isa.lanes()
         self.type = vector_of("float", self.lanes)
-        numbers = ("channels", "blocks", "rows", "columns", "in_columns", "pad")
+        numbers = ("channels", "blocks", "rows", "chunks", "columns", "in_columns", "pad")
         params = {
             **dict.fromkeys(("x", "table", "zeros", "w", "out"), "ptr"),
             **dict.fromkeys(numbers, "i64"),
@@ -86,25 +95,33 @@ class _Printer:
         f, p, s = self.f, self.f.p, self.shape
         self.epilogue.start(f, self.lanes)
         pixel = f.mul(p["channels"], 4)
-        first, last = f.my_range(f.mul(p["rows"], p["blocks"]))
+        first, last = f.my_range(f.mul(p["chunks"], p["blocks"]))
         with f.loop(first, last, name="unit") as unit:
-            row, block = f.udiv(unit.index, p["blocks"]), f.urem(unit.index, p["blocks"])
+            chunk, block = f.udiv(unit.index, p["blocks"]), f.urem(unit.index, p["blocks"])
             n = f.mul(block, self.lanes)
             n = n if s.narrow else f.smin(n, f.sub(p["channels"], self.lanes))
             w = f.gep(p["w"], f.mul(block, s.rows * s.width * self.lanes * 4))
-            sources = self._sources(row, n, pixel)
             leaves = self.epilogue.vectors(f, n, self.lanes)
-            with f.loop(0, p["columns"], s.tile, nonempty=True, name="column") as c:
-                column = f.smin(c.index, f.sub(p["columns"], s.tile))
-                left = f.sub(f.mul(column, s.stride), p["pad"])
-                right = f.add(left, s.columns[-1])
-                inside = f.binary("and", f.icmp("sge", left, 0), f.icmp("slt", right, p["in_columns"]))
-                m = f.add(f.mul(row, p["columns"]), column)
-                with f.if_(inside):
-                    self._finish(self._inner(sources, left, w), m, n, leaves)
-                with f.if_(f.binary("xor", inside, f.const("i1", True))):
-                    self._finish(self._border(sources, left, w), m, n, leaves)
+            top = f.udiv(f.mul(p["rows"], chunk), p["chunks"])
+            bottom = f.udiv(f.mul(p["rows"], f.add(chunk, 1)), p["chunks"])
+            with f.loop(top, bottom, name="row") as row:
+                self._row(row.index, n, pixel, w, leaves)
         return f.kernel()
+
+    def _row(self, row: Value, n: Value, pixel: Value, w: Value, leaves: dict[int, Value]) -> None:
+        """One output row of one vector of channels."""
+        f, p, s = self.f, self.f.p, self.shape
+        sources = self._sources(row, n, pixel)
+        with f.loop(0, p["columns"], s.tile, nonempty=True, name="column") as c:
+            column = f.smin(c.index, f.sub(p["columns"], s.tile))
+            left = f.sub(f.mul(column, s.stride), p["pad"])
+            right = f.add(left, s.columns[-1])
+            inside = f.binary("and", f.icmp("sge", left, 0), f.icmp("slt", right, p["in_columns"]))
+            m = f.add(f.mul(row, p["columns"]), column)
+            with f.if_(inside):
+                self._finish(self._inner(sources, left, w), m, n, leaves)
+            with f.if_(f.binary("xor", inside, f.const("i1", True))):
+                self._finish(self._border(sources, left, w), m, n, leaves)
 
     def _sources(self, row: Value, n: Value, pixel: Value) -> list[tuple[Value, Value]]:
         """Pointer and distance of columns of every input row; a row of padding stands still at the zeros."""
@@ -220,6 +237,7 @@ class DepthwiseF32(Kernel):
                 "w": ctx.constant(pack(w.reshape(taps, channels), isa.lanes())),
             },
             **{"channels": channels, "blocks": -(-channels // isa.lanes()), "rows": len(table), "columns": out[-2]},
+            **{"chunks": row_chunks(len(table), op.strides[0], ctx.threads)},
             **{"in_columns": x[-2], "pad": op.pads_begin[-1]},
             **epilogue.values([bind_operand(v, out, ctx) for v in operands]),
         }

@@ -158,7 +158,9 @@ def schedule(isa: Isa, shape: Shape, tile: Tile, threads: int, cuts: bool, x_byt
     if cuts:
         cycles = tile.rows * tile.vectors * k / 2
         w_bytes = 4 * k * shape.n
-        mc, nc = tiling.choose_order(shape.groups, tiles, blocks, cycles, (x_bytes, w_bytes), threads)
+        mc, nc = tiling.choose_order(
+            shape.groups, tiles, blocks, cycles, (x_bytes, w_bytes, 4 * shape.m * shape.n), threads
+        )
         # small weights that many chunks read are soon in the cache
         streams = w_bytes // nc > tiling.SMALL_WEIGHTS or mc <= threads
         return Schedule(cut(shape), tiles, blocks, mc, nc, streams)

@@ -78,24 +78,24 @@ def choose_chunks(groups: int, tiles: int, blocks: int, tile_bytes: int, threads
 
 
 def choose_order(
-    groups: int, tiles: int, blocks: int, tile_cycles: float, sizes: tuple[int, int], threads: int
+    groups: int, tiles: int, blocks: int, tile_cycles: float, sizes: tuple[int, int, int], threads: int
 ) -> tuple[int, int]:
     """Chunks of row tiles and of column blocks of a product of floats, whose operands may be larger than a cache.
 
-    `sizes`: bytes of a group's left operand and of its weights; `tile_cycles`: of one register tile. Threads share the
-    rows and each reads all weights, or they share the columns and each reads all rows. Where a thread's weights stay in
-    its second cache, small chunks of rows are read and written once, in the order of memory; else weights pass once by
-    a chunk of rows that stays there.
+    `sizes`: bytes of a group's left operand, weights and result; `tile_cycles`: of one register tile. Threads that share
+    the rows read all weights, threads that share the columns read all rows, and what reads their result next finds a
+    part of each row in another core. Where a thread's weights stay in its second cache, small chunks of rows are read
+    and written once, in the order of memory; else weights pass once by a chunk of rows that stays there.
     """
-    x, w = sizes
+    x, w, y = sizes
     chunk = SMALL_CHUNK if w <= SMALL_WEIGHTS else LARGE_CHUNK
     best: tuple[float, int, int] | None = None
-    for rows, columns in ((1, 1), (threads, 1), (1, threads)):
-        rows, columns = min(rows, tiles), min(columns, blocks)
+    shares = [(threads // c, c) for c in range(1, threads + 1) if threads % c == 0]
+    for rows, columns in [(1, 1), *((min(r, tiles), min(c, blocks)) for r, c in shares)]:
         # threads that share columns would not go through chunks of rows together
         mc = min(rows * -(-x // rows // chunk), tiles) if columns == 1 else rows
         passes = blocks if x // mc > LARGE_CHUNK else columns
-        moved = groups * (x * passes + w * rows) / threads
+        moved = groups * (x * passes + w * rows + (y / 2 if columns > 1 else 0)) / threads
         cost = busiest(groups, tiles, blocks, mc, columns, threads) * tile_cycles + moved / BYTES_A_CYCLE
         if best is None or cost < best[0]:
             best = (cost, mc, columns)
