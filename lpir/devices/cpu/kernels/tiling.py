@@ -82,10 +82,10 @@ def choose_order(
 ) -> tuple[int, int]:
     """Chunks of row tiles and of column blocks of a product of floats, whose operands may be larger than a cache.
 
-    `sizes`: bytes of a group's left operand, weights and result; `tile_cycles`: of one register tile. Threads that share
-    the rows read all weights, threads that share the columns read all rows, and what reads their result next finds a
-    part of each row in another core. Where a thread's weights stay in its second cache, small chunks of rows are read
-    and written once, in the order of memory; else weights pass once by a chunk of rows that stays there.
+    `sizes`: bytes of a group's left operand, weights and result; `tile_cycles`: of one register tile. Threads that
+    share the rows read all weights, threads that share the columns read all rows, and what reads their result next
+    finds a part of each row in another core. Where a thread's weights stay in its second cache, small chunks of rows
+    are read and written once, in the order of memory; else weights pass once by a chunk of rows that stays there.
     """
     x, w, y = sizes
     chunk = SMALL_CHUNK if w <= SMALL_WEIGHTS else LARGE_CHUNK
