@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from lpir.errors import FileError, ModelError
+from lpir.ir.mapped import MappedFile
 from lpir.ir.op import Array
 from lpir.ir.types import ElementType
 
@@ -25,7 +26,7 @@ def map_file(path: str | os.PathLike[str]) -> Buffer:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return memoryview(MappedFile(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
         raise FileError(f"cannot read the weights {os.fspath(path)}: {_reason(error)}") from None
 

@@ -70,7 +70,7 @@ class CpuExecutable(Executable):
     """A static model: one plan, shared by all requests. `model` is what the user gave, `prepared` its cleaned form."""
 
     def __init__(self, model: Model, prepared: Model, options: Options) -> None:
-        self.model, self.options = model, options
+        self.model, self.prepared, self.options = model, prepared, options
         self.lowered = pipeline.lower(prepared, options.low_precision)
         # waking other threads takes longer than all the work of a tiny model
         self.threads = options.threads if work(self.lowered) > ONE_THREAD else 1
@@ -80,6 +80,7 @@ class CpuExecutable(Executable):
         self.plan: Plan = Planner(self.lowered, options.isa, self.threads, options.profile, self._compile).plan()
         steps = [s for g in self.plan.segments if isinstance(g, NativeSegment) for s in g.steps]
         self.addresses = compile_steps(options.isa, steps)
+        pipeline.hollow(self.lowered)
         self._runners = 0
 
     def _compile(self, step: Step) -> None:
@@ -95,7 +96,8 @@ class CpuExecutable(Executable):
         return explain_plan(self.model, self.lowered, self.plan, self.options.isa)
 
     def runtime_model(self) -> Model:
-        return self.lowered
+        # made again: the one at hand has no weights any more
+        return pipeline.lower(self.prepared, self.options.low_precision)
 
     def export_model(self, prefix: str = "lpir_model", soname: str = "") -> bytes:
         from lpir.devices.cpu.aot.build import build

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from lpir.errors import ModelError
 from lpir.ir.model import Model
+from lpir.ops.boundary import Constant
 from lpir.passes.compress import compress_weights
 from lpir.passes.lowprec.lower import lower_model
 from lpir.passes.manager import transform
+
+# bytes of a constant that are not worth the trouble
+SMALL = 4096
 
 
 def is_static(model: Model) -> bool:
@@ -37,6 +43,14 @@ def specialize(model: Model, shapes: Sequence[tuple[int, ...]]) -> Model:
     copy = model.clone()
     copy.reshape(dict(enumerate(shapes)))
     return transform(copy)
+
+
+def hollow(model: Model) -> None:
+    """Leaves of a model's large constants only their types: the plan has packed what they held."""
+    for node in model.nodes():
+        if isinstance(node.op, Constant) and node.op.data.nbytes > SMALL:
+            nothing = np.broadcast_to(np.zeros((), node.op.data.dtype), node.op.data.shape)
+            node.op = Constant(nothing, node.op.element_type)
 
 
 def lower(model: Model, low_precision: bool) -> Model:

@@ -16,6 +16,7 @@ from lpir.devices.cpu.profile import STAMP_BYTES, Stamps
 from lpir.devices.cpu.select import Choice, choose
 from lpir.errors import ModelError
 from lpir.ir.graph import Node, Value
+from lpir.ir.mapped import drop_pages
 from lpir.ir.model import Model
 from lpir.ir.op import Array
 from lpir.ops.boundary import constant_data
@@ -26,6 +27,8 @@ from lpir.runtime.memory import SLACK, Block, aligned, allocate, place
 ALIASES = ("Reshape", "Squeeze", "Unsqueeze", "Identity")
 # of the buffers: the constants
 CONSTANTS = -1
+# bytes of a constant whose file gives up its memory once the constant is packed
+LARGE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -95,27 +98,29 @@ class ConstantStore:
 
     def __init__(self) -> None:
         self._parts: list[tuple[int, Array]] = []
-        self._by_hash: dict[int, list[int]] = {}
+        self._by_ends: dict[tuple[int, bytes, bytes], list[int]] = {}
         self._end = 0
 
     def add(self, array: Array) -> int:
-        """The offset of the array's bytes."""
+        """The offset of the array's bytes. They are copied by `pack`: until then the array must stay as it is."""
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        key = hash(flat.tobytes())
-        for index in self._by_hash.get(key, ()):
+        # the ends tell nearly all constants apart, and cost less than a hash of all bytes
+        key = (flat.size, flat[:64].tobytes(), flat[-64:].tobytes())
+        for index in self._by_ends.get(key, ()):
             offset, part = self._parts[index]
             if np.array_equal(part, flat):
                 return offset
         offset = self._end
-        self._by_hash.setdefault(key, []).append(len(self._parts))
-        self._parts.append((offset, flat.copy() if np.shares_memory(flat, array) else flat))
+        self._by_ends.setdefault(key, []).append(len(self._parts))
+        self._parts.append((offset, flat))
         self._end = aligned(offset + flat.size)
         return offset
 
     def pack(self) -> Array:
-        """All constants in one piece."""
+        """All constants in one piece; the parts are let go of one by one. Nothing can be added afterwards."""
         memory = allocate(self._end + SLACK)
-        for offset, part in self._parts:
+        while self._parts:
+            offset, part = self._parts.pop()
             memory[offset : offset + part.size] = part
         return memory
 
@@ -238,6 +243,10 @@ class Planner:
         if self.stamps:
             self._add(segment, [self.stamps.step()])
         segment.nodes.append((node, choice))
+        for value in node.inputs:
+            data = constant_data(value)
+            if data is not None and data.nbytes > LARGE:
+                drop_pages(data)
 
     def _segment(self) -> NativeSegment:
         """The native segment that goes on here."""

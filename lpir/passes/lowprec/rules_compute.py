@@ -59,7 +59,7 @@ def convolution(state: Lowering, node: Node) -> None:
         if weights is None:
             kernel = _kernel_of_activation(state, w, rank, grouped)
         else:
-            kernel = constant(_kernel_last(weights.astype(np.float32), grouped))
+            kernel = constant(_kernel_last(np.asarray(weights, np.float32), grouped))
         state.set_real(node.outputs[0], state.emit(op, [real, kernel]), True)
         return
     codes, weights8, scale = found
@@ -121,10 +121,10 @@ def max_products(weights: Weights | None, *quants: QuantType) -> int:
 
 
 def _kernel_last(w: Array, grouped: bool) -> Array:
-    """`[O, C/g, *K]` or `[g, O/g, C/g, *K]` as `[*K, C/g, O]`."""
+    """`[O, C/g, *K]` or `[g, O/g, C/g, *K]` as `[*K, C/g, O]`; a view: kernels bring weights into their own order."""
     if grouped:
         w = w.reshape(w.shape[0] * w.shape[1], *w.shape[2:])
-    return np.ascontiguousarray(np.moveaxis(w, (1, 0), (-2, -1)))
+    return np.moveaxis(w, (1, 0), (-2, -1))
 
 
 def _kernel_of_activation(state: Lowering, w: Value, rank: int, grouped: bool) -> Value:
@@ -176,7 +176,7 @@ def matmul(state: Lowering, node: Node) -> None:
     if array is None:
         right = state.real(b)
     else:
-        right = constant(np.ascontiguousarray(np.swapaxes(array, -1, -2) if flip else array, np.float32))
+        right = constant(np.asarray(np.swapaxes(array, -1, -2) if flip else array, np.float32))
         flip = False
     state.set_real(node.outputs[0], state.emit(LoweredMatMul(flip, 0, 0, IDENTITY), [left, right]))
 
@@ -267,7 +267,7 @@ def _right_codes(state: Lowering, b: Value, weights: Weights | None, flip: bool,
     if vector is None:
         return "the weights' scale varies along the axis that is summed"
     by_column = np.broadcast_to(vector.reshape(-1), (columns,)).astype(np.float64)
-    return _Right(constant(np.ascontiguousarray(array)), by_column, 0, False, columns)
+    return _Right(constant(array), by_column, 0, False, columns)
 
 
 def _scale_over_product(quant: QuantType, rank: int, turned: bool, out_rank: int, place: int) -> Array | None:

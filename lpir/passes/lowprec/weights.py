@@ -119,7 +119,9 @@ def find_grouped(value: Value, axis: int) -> Grouped | str | None:
 
 
 def _make(codes: Array, scale: Array, zero_point: Array | None, shape: tuple[int, ...] | None) -> Weights | str:
-    whole = codes.astype(np.int16)
+    # weights that need nothing done to them stay where they are: in the file
+    plain = zero_point is None and codes.dtype == np.int8
+    whole = codes if plain else codes.astype(np.int16)
     scale = scale.astype(np.float32)
     if zero_point is not None:
         # a zero point between two codes, as a symmetric range of 2^n levels has it: twice the codes, half the scale
@@ -129,14 +131,14 @@ def _make(codes: Array, scale: Array, zero_point: Array | None, shape: tuple[int
         whole, scale = np.rint(moved).astype(np.int16), scale / np.float32(factor)
         if np.abs(moved - whole).max(initial=0) > WHOLE:
             return "the weights' zero point is not a whole number"
-    if whole.min(initial=0) >= -128 and whole.max(initial=0) <= 127:
+    if not plain and whole.min(initial=0) >= -128 and whole.max(initial=0) <= 127:
         whole = whole.astype(np.int8)
     if shape is not None and shape != whole.shape:
         if math.prod(shape) != whole.size:
             return "the weights are reshaped in a way that is not understood"
         scale = np.broadcast_to(scale, whole.shape).reshape(shape) if scale.size > 1 else scale.reshape(())
         whole = whole.reshape(shape)
-    return Weights(np.ascontiguousarray(whole), scale)
+    return Weights(whole, scale)
 
 
 def _constant_behind_convert(value: Value) -> Array | None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import llvmlite.binding as llvm
 
 from lpir.devices.cpu.codegen.effort import AS_PRINTED, QUICK
+from lpir.devices.cpu.codegen.pages import drop_pages
 from lpir.devices.cpu.codegen.processor import linux_arm_features
 from lpir.devices.cpu.linker.elf import read_object
 from lpir.devices.cpu.linker.memory import Code
@@ -46,6 +47,7 @@ def _initialize(foreign: bool = False) -> None:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()
+    drop_pages(llvm.ffi.lib._name)
 
 
 @functools.cache
@@ -252,6 +254,7 @@ class Jit:
                     self._addresses.update({symbol: found[symbol] for symbol in self._texts})
                 finally:
                     self._texts, self._started = {}, {}
+                    drop_pages(llvm.ffi.lib._name)
                     if self._workers is not None:
                         # a forked child would not have these threads
                         self._workers.shutdown()

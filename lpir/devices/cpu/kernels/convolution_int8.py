@@ -41,10 +41,10 @@ def refuse_weights(node: Node) -> str | None:
 
 
 def weights_of(node: Node) -> Array:
-    """The constant behind input 1."""
+    """The constant behind input 1, in C order."""
     op = node.inputs[1].node.op
     assert isinstance(op, Constant)
-    return np.asarray(op.data)
+    return np.ascontiguousarray(op.data)
 
 
 class ConvolutionInt8(Kernel):

@@ -216,7 +216,7 @@ class DepthwiseF32(Kernel):
         op = node.op
         assert isinstance(op, LoweredConvolution)
         x, out = node.inputs[0].shape.to_static(), node.output.shape.to_static()
-        w = np.asarray(constant_data(node.inputs[1]))
+        w = np.ascontiguousarray(constant_data(node.inputs[1]))
         size, channels = w.shape[:-2], w.shape[-1]
         taps = math.prod(size)
         shape = Shape(
