@@ -267,7 +267,7 @@ class Printer:
             for j, w in enumerate(weights):
                 total = sums[i * len(weights) + j]
                 if arithmetic == "float":
-                    out.append(f.intrinsic("llvm.fma", self.floats, a, w[0], total))
+                    out.append(f.intrinsic("llvm.fmuladd", self.floats, a, w[0], total))
                 else:
                     out.append(self._dot(total, a, w))
         ones = [f.const(self.words, 1)] * 2 if arithmetic == "words" else [f.const(self.bytes, 1)]
@@ -303,7 +303,9 @@ class Printer:
                         loaded = [f.load(self.floats, f.gep(at, j * self.lanes * 4), 4) for j in range(tile.vectors)]
                         heads = [f.splat(f.load("float", f.gep(x, index, "float"), 4), self.lanes) for x in lines]
                         pairs = [(a, w) for a in heads for w in loaded]
-                        sums = [f.intrinsic("llvm.fma", self.floats, *x, t) for t, x in zip(sums, pairs, strict=True)]
+                        sums = [
+                            f.intrinsic("llvm.fmuladd", self.floats, *x, t) for t, x in zip(sums, pairs, strict=True)
+                        ]
                     n.next = sums
                 self._store(n.results, rows, row, channels)
 

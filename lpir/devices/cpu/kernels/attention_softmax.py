@@ -92,7 +92,7 @@ class Softmax:
 
         def fma(a: list[Value], b: list[Value] | float, c: list[Value] | float) -> list[Value]:
             rest = [v if isinstance(v, list) else [f.const(self.floats, v)] * len(a) for v in (b, c)]
-            return [f.intrinsic("llvm.fma", self.floats, *abc) for abc in zip(a, *rest, strict=True)]
+            return [f.intrinsic("llvm.fmuladd", self.floats, *abc) for abc in zip(a, *rest, strict=True)]
 
         x = [f.fsub(a, b) for a, b in zip(scores, tops, strict=True)]
         counts = [f.fcmp("uge", a, f.const(self.floats, FLOOR)) for a in x]

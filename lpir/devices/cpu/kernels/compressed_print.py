@@ -82,7 +82,7 @@ class Printer:
         """`sums` and the products of the float at `row` with a vector of each of the weights."""
         f = self.f
         x = f.splat(f.load("float", row, 4), self.lanes)
-        return [f.intrinsic("llvm.fma", self.type, x, w, s) for w, s in zip(weights, sums, strict=True)]
+        return [f.intrinsic("llvm.fmuladd", self.type, x, w, s) for w, s in zip(weights, sums, strict=True)]
 
 
 class StreamPrinter(Printer):
@@ -108,7 +108,7 @@ class StreamPrinter(Printer):
                     k.next = self.round(x, k.index, k.values, centre, unroll)
                 scales = self.group_vectors("scale", block.index, group)
                 totals = [
-                    f.intrinsic("llvm.fma", self.type, own, scales[i % vectors], total)
+                    f.intrinsic("llvm.fmuladd", self.type, own, scales[i % vectors], total)
                     for i, (own, total) in enumerate(zip(k.results[1:], piece.values[1:], strict=True))
                 ]
                 piece.next = [k.results[0], *totals]

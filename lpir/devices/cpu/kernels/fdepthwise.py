@@ -166,7 +166,7 @@ class _Printer:
                 for t in range(s.tile):
                     k, rest = divmod(c - t * s.stride, s.dilation)
                     if rest == 0 and 0 <= k < s.width:
-                        sums[t] = f.intrinsic("llvm.fma", self.type, x, weights[k], sums[t])
+                        sums[t] = f.intrinsic("llvm.fmuladd", self.type, x, weights[k], sums[t])
         return sums
 
     def _finish(self, sums: list[Value], first: Value, n: Value, leaves: dict[int, Value]) -> None:

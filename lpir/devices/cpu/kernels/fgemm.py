@@ -2,7 +2,7 @@
 
 For group `g`, row (output pixel) `m` and channel `n`:
 
-    acc = sum_t sum_c x[x_groups[g] + rows(m) + taps[t] + 4 c] * w[g, t, c, n]      (fused multiply-add, k in order)
+    acc = sum_t sum_c x[x_groups[g] + rows(m) + taps[t] + 4 c] * w[g, t, c, n]      (fused where it can be, k in order)
     out[row, channel] = epilogue(acc, operands)
 
 A group is a group of a convolution (channel `g * N + n` of row `m`) or one matrix of a batch (row `g * M + m`). Rows of

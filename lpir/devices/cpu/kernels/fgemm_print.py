@@ -291,7 +291,7 @@ class _Printer:
         """`total` and the products of one cell of the tile."""
         f = self.f
         if self.form.arithmetic == "float":
-            return f.intrinsic("llvm.fma", self.type, a, weight, total)
+            return f.intrinsic("llvm.fmuladd", self.type, a, weight, total)
         if self.form.arithmetic == "bytes":
             return self.isa.dot(f, total, a, weight)
         return f.add(total, pmaddwd(f, a, weight))

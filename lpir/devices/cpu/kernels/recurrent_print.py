@@ -106,7 +106,9 @@ class RecurrentPrinter:
                 added = []
                 for i, state in enumerate(states):
                     x = f.splat(f.load("float", f.gep(f.gep(state, k.index, "float"), u, "float"), 4), self.lanes)
-                    added += [f.intrinsic("llvm.fma", self.type, x, w[g], part[i * gates + g]) for g in range(gates)]
+                    added += [
+                        f.intrinsic("llvm.fmuladd", self.type, x, w[g], part[i * gates + g]) for g in range(gates)
+                    ]
                 totals = added if halves == 1 else [*added, *totals[count:]] if u == 0 else [*totals[:count], *added]
                 at = f.gep(at, gates * self.lanes, "float")
             k.next = [at, *totals]
