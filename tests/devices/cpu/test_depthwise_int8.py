@@ -7,7 +7,7 @@ import pytest
 
 from lpir.devices.cpu.isa import Isa, all_isas
 from lpir.devices.cpu.kernels.depthwise_int8 import DepthwiseInt8
-from lpir.devices.cpu.kernels.idepthwise import choose_blocks
+from lpir.devices.cpu.kernels.depthwise_weights import choose_blocks
 from lpir.ir.types import f32, i32, u8
 from lpir.scalar.expr import Expr, cast, input_
 from tests.devices.cpu.harness import HOST_ISAS, run
@@ -27,6 +27,10 @@ GEOMETRIES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, tuple[in
     "2x4_stride3": ((1, 9, 14, 17), (2, 4), {"strides": (1, 3), "pads_begin": (0, 2), "pads_end": (1, 1)}),
     "1x1": ((1, 4, 4, 33), (1, 1), {"strides": (2, 2)}),
     "wide_pad": ((1, 2, 2, 16), (5, 5), {"pads_begin": (4, 4), "pads_end": (4, 4)}),
+    "1x9_stride3": ((1, 3, 20, 32), (1, 9), {"strides": (1, 3), "pads_begin": (0, 4), "pads_end": (0, 4)}),
+    "5x9_stride4": ((1, 6, 25, 16), (5, 9), {"strides": (2, 4), "pads_begin": (2, 1), "pads_end": (2, 4)}),
+    "9x9": ((1, 10, 11, 64), (9, 9), {"pads_begin": (4, 4), "pads_end": (4, 4)}),
+    "1x7_stride5": ((1, 2, 27, 48), (1, 7), {"strides": (1, 5)}),
     "1d": ((2, 12, 48), (7,), {"pads_begin": (3,), "pads_end": (3,)}),
     "3d": ((1, 4, 5, 6, 20), (2, 3, 3), {"pads_begin": (1, 1, 1), "pads_end": (0, 1, 1), "strides": (1, 2, 1)}),
 }

@@ -11,8 +11,8 @@ from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import idepthwise
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.convolution_int8 import is_depthwise, refuse_weights, weights_of
+from lpir.devices.cpu.kernels.depthwise_weights import Array, Shape, choose_blocks, pack_depthwise
 from lpir.devices.cpu.kernels.epilogue import Bound, Operand
-from lpir.devices.cpu.kernels.idepthwise import Array
 from lpir.devices.cpu.kernels.ranges import sums_range
 from lpir.devices.cpu.kernels.rows import bind_operand, epilogue_of, operand_of, refuse_epilogue, refuse_operands
 from lpir.ir.graph import Node, Value
@@ -54,7 +54,7 @@ class DepthwiseInt8(Kernel):
         w = weights_of(node)
         kernel, channels = w.shape[:-2], w.shape[-1]
         taps = w.reshape(math.prod(kernel[:-1]), kernel[-1], channels)
-        shape = idepthwise.Shape(taps.shape[0], taps.shape[1], op.strides[-1], op.dilations[-1])
+        shape = Shape(taps.shape[0], taps.shape[1], op.strides[-1], op.dilations[-1], words=not isa.exact)
         operands = node.inputs[2:]
         kinds = [operand_of(v, out) for v in operands]
         known = {i: a for i, v in enumerate(operands, 1) if (a := _lanes_of(v, kinds[i - 1])) is not None}
@@ -69,10 +69,10 @@ class DepthwiseInt8(Kernel):
             **{"in_columns": x[-2], "pad": op.pads_begin[-1]},
         }
         steps = []
-        for blocks in idepthwise.choose_blocks(isa, channels, len(table)):
+        for blocks in choose_blocks(isa, channels, len(table)):
             code = idepthwise.build(isa, shape, blocks.fold, blocks.narrow, finish, frozenset(known))
             own: dict[str, int | float | F32 | Ref] = {
-                "w": ctx.constant(idepthwise.pack_depthwise(isa, taps, blocks)),
+                "w": ctx.constant(pack_depthwise(shape, taps, blocks)),
                 "init": ctx.constant(blocks.spread(init).astype(np.int32)),
                 **{"first": blocks.first, "last": blocks.last, "blocks": blocks.count},
             }

@@ -8,13 +8,11 @@ holds the taps of one channel:
     rows y0 y1 y2        unpack bytes            one 32-bit lane a channel
     c0 c1 c2 ...   ->    y0c0 y1c0 y0c1 ...  ->  y0c0 y1c0 y2c0 0
 
-and one dot product of 4 adds a whole column of taps. A column serves every output it lies under: with stride 1 and a
-kernel 3 wide, it is loaded once and added to three sums, two of which wait for the next columns. Interleaving leaves
-channels in the order of `lane_order`, in which per-channel constants are stored when the model is compiled; packing
-four vectors of results to bytes undoes it. Rows and columns outside the input are read from a row of zero points: no
-border cases and no padded copy.
-
-Where the dot product is `vpmaddubsw`, pairs of rows go as 16-bit lanes through `vpmaddwd` instead: always exact.
+and one dot product of 4 adds a whole column of taps; `depthwise_weights.py` says which products there are. A column
+serves every output it lies under: with stride 1 and a kernel 3 wide, it is loaded once and added to three sums, two of
+which wait for the next columns. Interleaving leaves channels in the order of `lane_order`, in which per-channel
+constants are stored when the model is compiled; packing four vectors of results to bytes undoes it. Rows and columns
+outside the input are read from a row of zero points: no border cases and no padded copy.
 
 Reads are whole blocks: input and operands need 64 readable bytes behind their end. The last block of channels overlaps
 the one before it, so the output must not share memory with an operand.
@@ -25,8 +23,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -35,105 +31,11 @@ from lpir.devices.cpu.codegen.emitter import Function, Value, size_of, vector_of
 from lpir.devices.cpu.codegen.vector import concat, from_memory, memory_type, split
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.isa.dots import pmaddwd
+from lpir.devices.cpu.kernels.depthwise_weights import STRIP, Array, Shape
 from lpir.devices.cpu.kernels.epilogue import Epilogue, element_bytes, row_pointer, store_lanes
-from lpir.devices.cpu.kernels.interleave import Interleaved, lane_order, pack_bytes, to_lane_order, to_memory_order
+from lpir.devices.cpu.kernels.interleave import Interleaved, pack_bytes, to_lane_order, to_memory_order
 from lpir.ir.types import i32
 from lpir.scalar.expr import Expr
-
-Array = np.ndarray[Any, np.dtype[Any]]
-LEAST_WIDTH = 16  # channels of a block: two interleaving steps exchange elements within 16 bytes
-STEP_COST = 1.0  # of a second step, in rows of a block
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What is compiled in: `rows` taps outside the last axis, `width` taps along it with `stride` and `dilation`."""
-
-    rows: int
-    width: int
-    stride: int
-    dilation: int
-
-    @property
-    def carried(self) -> int:
-        """Later outputs that a column is added to besides its own."""
-        return (self.width - 1) // self.stride if self.dilation == 1 else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """`count` blocks of `width` channels from channel `first` on; the last one overlaps rather than passes the end.
-
-    A vector of bytes holds a block of `fold` output rows.
-    """
-
-    channels: int
-    first: int
-    count: int
-    width: int
-    fold: int
-
-    @property
-    def narrow(self) -> bool:
-        """Whether there are fewer channels than a block has."""
-        return self.channels < self.width
-
-    @property
-    def last(self) -> int:
-        """The largest first channel of a block."""
-        return max(self.channels - self.width, 0)
-
-    @property
-    def index(self) -> Array:
-        """The channel of each lane of the four vectors of each block: [count, 4, lanes]."""
-        starts = np.minimum(self.first + np.arange(self.count) * self.width, self.last)
-        return np.asarray(starts[:, None, None] + lane_order(self.width * self.fold) % self.width)
-
-    def spread(self, values: Array) -> Array:
-        """A value a channel, in the order of lanes: [count, 4, lanes]."""
-        return np.pad(values, (0, max(0, self.width - self.channels)))[self.index]
-
-
-def choose_blocks(isa: Isa, channels: int, rows: int) -> list[Blocks]:
-    """Whole vectors of channels, then what is left: in an overlapping vector, or as several rows of a part of one."""
-    wide = isa.bits // 8
-    folds = [fold for fold in (1, 2, 4) if wide // fold >= LEAST_WIDTH]
-
-    def cost(fold: int, count: int) -> float:
-        return count * -(-rows // fold) * (1 + 0.07 * (fold - 1))
-
-    whole = channels // wide
-    rest = channels - whole * wide
-    if not rest:
-        return [Blocks(channels, 0, whole, wide, 1)]
-    fitting = [fold for fold in folds if wide // fold <= channels] or folds[-1:]
-    fold = min(fitting, key=lambda fold: (cost(fold, -(-rest * fold // wide)) + STEP_COST * (fold > 1), fold))
-    if fold == 1:
-        return [Blocks(channels, 0, whole + 1, wide, 1)]
-    tail = Blocks(channels, whole * wide, -(-rest * fold // wide), wide // fold, fold)
-    return [Blocks(channels, 0, whole, wide, 1), tail] if whole else [tail]
-
-
-def uses_words(isa: Isa) -> bool:
-    """Whether rows are multiplied as pairs of 16-bit lanes, because the dot product of bytes may saturate."""
-    return not isa.exact
-
-
-def quads(rows: int, words: bool) -> list[int]:
-    """How `rows` are grouped: up to four a dot product of bytes, up to two of words."""
-    size = 2 if words else 4
-    return [min(size, rows - i) for i in range(0, rows, size)]
-
-
-def pack_depthwise(isa: Isa, w: Array, blocks: Blocks) -> Array:
-    """`w` [rows, width, C] i8 as [blocks, width, groups of rows, 4 vectors, lanes * 4 bytes], flat uint8."""
-    rows, width, channels = w.shape
-    words = uses_words(isa)
-    groups, size = quads(rows, words), 2 if words else 4
-    full = np.zeros((len(groups) * size, width, max(channels, blocks.width)), np.int16 if words else np.int8)
-    full[:rows, :, :channels] = w
-    taken = full.reshape(len(groups), size, width, -1)[..., blocks.index]
-    return np.ascontiguousarray(taken.transpose(3, 2, 0, 4, 5, 1)).view(np.uint8).reshape(-1)
 
 
 @functools.lru_cache(maxsize=256)
@@ -153,8 +55,6 @@ class _Printer:
         self.bytes = isa.bits // 8
         self.width = self.bytes // fold
         self.lanes = self.bytes // 4
-        self.words = uses_words(isa)
-        self.groups = quads(shape.rows, self.words)
         self.raw_type = vector_of("i8", self.bytes)
         numbers = ("channels", "first", "last", "blocks", "rows", "columns", "in_columns", "pad")
         params = {
@@ -168,7 +68,7 @@ class _Printer:
     def kernel(self) -> Kernel:
         f, p = self.f, self.f.p
         self.epilogue.start(f, self.lanes)
-        weight_bytes = self.shape.width * len(self.groups) * 4 * self.bytes
+        weight_bytes = self.shape.products * 4 * self.bytes
         row_groups = f.udiv(f.add(p["rows"], self.fold - 1), self.fold)
         first, last = f.my_range(f.mul(row_groups, p["blocks"]))
         start = [f.udiv(first, p["blocks"]), f.urem(first, p["blocks"])]
@@ -231,33 +131,37 @@ class _Printer:
         if s.dilation == 1:
             for c in range(max(0, s.width - s.stride)):
                 self._add(waiting, self._column(f.const("i64", c)), c)
+        for before in range(1, 1 + max((strip.later for strip in s.strips), default=0)):
+            self._add_strips(waiting, f.const("i64", -before * s.stride), before)
         flat = [v for sums in waiting for v in sums]
         with f.loop(0, f.p["columns"], carried=flat, nonempty=True, name="column") as x:
             sums = [x.values[4 * i : 4 * i + 4] for i in range(s.carried)] + [list(self.init)]
-            self._columns(f.mul(x.index, s.stride), sums)
+            left = f.mul(x.index, s.stride)
+            fresh = range(max(0, s.width - s.stride), s.width) if s.dilation == 1 else range(s.width)
+            for k in fresh:
+                self._add(sums, self._column(f.add(left, k * s.dilation)), k)
+            self._add_strips(sums, left, 0)
             self._store(sums[0], [f.add(out, x.index) for out in outs])
             x.next = [v for later in sums[1:] for v in later]
 
-    def _columns(self, left: Value, sums: list[list[Value]]) -> None:
-        """Adds the columns that are new to the output whose window starts at `left`."""
-        f, s = self.f, self.shape
-        fresh = range(max(0, s.width - s.stride), s.width) if s.dilation == 1 else range(s.width)
-        for k in fresh:
-            self._add(sums, self._column(f.add(left, k * s.dilation)), k)
-
-    def _column(self, at: Value) -> list[Interleaved]:
-        """The interleaved bytes of one column, counted from the left padding: an entry for each group of rows."""
+    def _place(self, at: Value) -> tuple[Value, Value]:
+        """Whether a column, counted from the left padding, is inside, and its distance from the start of its row."""
         f, p = self.f, self.f.p
         x = f.sub(at, p["pad"])
-        inside = f.icmp("ult", x, p["in_columns"])
-        offset = f.mul(x, p["channels"])
-        part = vector_of("i8", self.width)
-        loaded = []
-        for bases in self.bases:
-            pointers = [f.select(inside, f.gep(base, offset), p["zeros"]) for base in bases]
-            loaded.append(concat(f, [f.load(part, pointer) for pointer in pointers]))
-        size = 2 if self.words else 4
-        return [Interleaved.of(f, loaded[i : i + size], self.words) for i in range(0, len(loaded), size)]
+        return f.icmp("ult", x, p["in_columns"]), f.mul(x, p["channels"])
+
+    def _load(self, row: int, place: tuple[Value, Value]) -> Value:
+        """The block of a column of a tap row; zero points where the column is outside."""
+        f = self.f
+        inside, offset = place
+        pointers = [f.select(inside, f.gep(base, offset), f.p["zeros"]) for base in self.bases[row]]
+        return concat(f, [f.load(vector_of("i8", self.width), pointer) for pointer in pointers])
+
+    def _column(self, at: Value) -> list[Interleaved]:
+        """The interleaved bytes of one column: an entry for each group of rows."""
+        place = self._place(at)
+        loaded = [[self._load(row, place) for row in rows] for rows in self.shape.groups]
+        return [Interleaved.of(self.f, rows, self.shape.words) for rows in loaded]
 
     def _add(self, sums: list[list[Value]], column: list[Interleaved], tap: int) -> None:
         """Adds a column to `sums[i]`, where it lies under tap `tap - i * stride`; one vector at a time."""
@@ -267,13 +171,27 @@ class _Printer:
                 bytes_ = rows.vector(self.f, v)
                 for i, t in enumerate(taps):
                     if t >= 0:
-                        sums[i][v] = self._dot(sums[i][v], bytes_, ((t * len(self.groups) + g) * 4 + v) * self.bytes)
+                        sums[i][v] = self._dot(sums[i][v], bytes_, t * len(column) + g, v)
 
-    def _dot(self, acc: Value, a: Value, offset: int) -> Value:
-        """`acc` plus the products of `a` with the weights at `offset`."""
+    def _add_strips(self, sums: list[list[Value]], left: Value, before: int) -> None:
+        """Adds the strip that ends under the output whose window starts at `left`, `before` that of `sums[0]`."""
+        f, s = self.f, self.shape
+        wanted = [(n, strip.later - before) for n, strip in enumerate(s.strips, s.width * len(s.groups))]
+        wanted = [(n, i) for n, i in wanted if i >= 0]
+        if not wanted:
+            return
+        places = [self._place(f.add(left, s.width - STRIP + k)) for k in range(STRIP)]
+        strip = Interleaved.of(f, [self._load(s.rows - 1, place) for place in places], words=False)
+        for v in range(4):
+            bytes_ = strip.vector(f, v)
+            for number, i in wanted:
+                sums[i][v] = self._dot(sums[i][v], bytes_, number, v)
+
+    def _dot(self, acc: Value, a: Value, product: int, v: int) -> Value:
+        """`acc` plus the products of `a` with the weights of vector `v` of a product."""
         f = self.f
-        w = f.load(self.raw_type, f.gep(self.w, offset), align=self.bytes)
-        if not self.words:
+        w = f.load(self.raw_type, f.gep(self.w, (4 * product + v) * self.bytes), align=self.bytes)
+        if not self.shape.words:
             return self.isa.weight_dot(f, acc, a, w)
         wide = vector_of("i16", self.bytes // 2)
         return f.add(acc, pmaddwd(f, f.convert("bitcast", a, wide), f.convert("bitcast", w, wide)))

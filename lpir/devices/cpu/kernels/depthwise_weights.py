@@ -1,0 +1,146 @@
+"""What an INT8 depthwise convolution multiplies at once, and how its weights are packed for that.
+
+Rows of taps go in fours, whose bytes of one column are a 32-bit lane (in twos as 16-bit words, where the dot product of
+bytes may saturate). A single row that is left goes along its axis instead: a strip of four columns is a lane.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lpir.devices.cpu.isa import Isa
+from lpir.devices.cpu.kernels.interleave import lane_order
+
+Array = np.ndarray[Any, np.dtype[Any]]
+STRIP = 4  # columns that a lane holds of a single row
+LEAST_WIDTH = 16  # channels of a block: two interleaving steps exchange elements within 16 bytes
+STEP_COST = 1.0  # of a second step, in rows of a block
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """A product of four columns, the last of which lies under the last tap of an output, for the one `later` than it.
+
+    Taps `first` to `end - 1` of the later output count; the others' weights are zero.
+    """
+
+    later: int
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is compiled in: `rows` taps outside the last axis, `width` taps along it with `stride` and `dilation`.
+
+    `words`: bytes are multiplied as 16-bit words.
+    """
+
+    rows: int
+    width: int
+    stride: int
+    dilation: int
+    words: bool
+
+    @property
+    def carried(self) -> int:
+        """Later outputs that a column is added to besides its own."""
+        return (self.width - 1) // self.stride if self.dilation == 1 else 0
+
+    @property
+    def has_strips(self) -> bool:
+        """Whether the last row goes in strips."""
+        return not self.words and self.rows % 4 == 1 and self.width > 1 and self.dilation == 1 and self.stride <= STRIP
+
+    @property
+    def groups(self) -> list[range]:
+        """Rows whose bytes of a column share a lane."""
+        size, rows = 2 if self.words else 4, self.rows - self.has_strips
+        return [range(i, min(i + size, rows)) for i in range(0, rows, size)]
+
+    @property
+    def strips(self) -> list[Strip]:
+        """Products that cover every tap of the last row once."""
+        found: list[Strip] = []
+        end = self.width if self.has_strips else 0
+        while end:
+            later = min((self.width - end) // self.stride, -(-max(self.width - STRIP, 0) // self.stride))
+            first = max(self.width - STRIP - later * self.stride, 0)
+            found.append(Strip(later, first, end))
+            end = first
+        return found
+
+    @property
+    def products(self) -> int:
+        """Dot products of an output."""
+        return self.width * len(self.groups) + len(self.strips)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """`count` blocks of `width` channels from channel `first` on; the last one overlaps rather than passes the end.
+
+    A vector of bytes holds a block of `fold` output rows.
+    """
+
+    channels: int
+    first: int
+    count: int
+    width: int
+    fold: int
+
+    @property
+    def narrow(self) -> bool:
+        """Whether there are fewer channels than a block has."""
+        return self.channels < self.width
+
+    @property
+    def last(self) -> int:
+        """The largest first channel of a block."""
+        return max(self.channels - self.width, 0)
+
+    @property
+    def index(self) -> Array:
+        """The channel of each lane of the four vectors of each block: [count, 4, lanes]."""
+        starts = np.minimum(self.first + np.arange(self.count) * self.width, self.last)
+        return np.asarray(starts[:, None, None] + lane_order(self.width * self.fold) % self.width)
+
+    def spread(self, values: Array) -> Array:
+        """A value a channel, in the order of lanes: [count, 4, lanes]."""
+        return np.pad(values, (0, max(0, self.width - self.channels)))[self.index]
+
+
+def choose_blocks(isa: Isa, channels: int, rows: int) -> list[Blocks]:
+    """Whole vectors of channels, then what is left: in an overlapping vector, or as several rows of a part of one."""
+    wide = isa.bits // 8
+    folds = [fold for fold in (1, 2, 4) if wide // fold >= LEAST_WIDTH]
+
+    def cost(fold: int, count: int) -> float:
+        return count * -(-rows // fold) * (1 + 0.07 * (fold - 1))
+
+    whole = channels // wide
+    rest = channels - whole * wide
+    if not rest:
+        return [Blocks(channels, 0, whole, wide, 1)]
+    fitting = [fold for fold in folds if wide // fold <= channels] or folds[-1:]
+    fold = min(fitting, key=lambda fold: (cost(fold, -(-rest * fold // wide)) + STEP_COST * (fold > 1), fold))
+    if fold == 1:
+        return [Blocks(channels, 0, whole + 1, wide, 1)]
+    tail = Blocks(channels, whole * wide, -(-rest * fold // wide), wide // fold, fold)
+    return [Blocks(channels, 0, whole, wide, 1), tail] if whole else [tail]
+
+
+def pack_depthwise(shape: Shape, w: Array, blocks: Blocks) -> Array:
+    """`w` [rows, width, C] i8 as [blocks, products, 4 vectors, lanes * 4 bytes], flat uint8: columns, then strips."""
+    size, type = (2, np.int16) if shape.words else (4, np.int8)
+    taps = np.zeros((shape.products, size, max(blocks.channels, blocks.width)), type)
+    columns = taps[: shape.width * len(shape.groups)].reshape(shape.width, -1, size, taps.shape[-1])
+    for g, rows in enumerate(shape.groups):
+        columns[:, g, : len(rows), : blocks.channels] = w[rows.start : rows.stop].swapaxes(0, 1)
+    for product, strip in zip(taps[shape.width * len(shape.groups) :], shape.strips, strict=True):
+        left = shape.width - STRIP - strip.later * shape.stride
+        product[strip.first - left : strip.end - left, : blocks.channels] = w[-1, strip.first : strip.end]
+    return np.ascontiguousarray(taps[..., blocks.index].transpose(2, 0, 3, 4, 1)).view(np.uint8).reshape(-1)
