@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lpir.ops  # noqa: F401  (registers the operations)
 from lpir.devices.cpu import pipeline
@@ -23,6 +24,9 @@ from lpir.ir.op import Array
 from lpir.runtime.device import Executable, Runner
 from lpir.runtime.explain import Explanation
 from lpir.runtime.interpreter import Interpreter
+
+if TYPE_CHECKING:
+    from lpir.devices.cpu.tune import Tuning
 
 # plans of a dynamic model that are kept, one for each tuple of input shapes
 KEPT_PLANS = 32
@@ -53,6 +57,8 @@ class Options:
         self.profile = bool(config.get("PERF_COUNT", False))
         self.low_precision = bool(config.get("LP_TRANSFORMS_MODE", True))
         self.threads, self.streams = threads_and_streams(config)
+        self.tune = bool(config.get("TUNE", False))
+        self.folder = Path(config["CACHE_DIR"]) if config.get("CACHE_DIR") else None
 
 
 def compile_static(model: Model, prepared: Model, options: Options) -> Executable:
@@ -77,7 +83,11 @@ class CpuExecutable(Executable):
         self._code = code_for(options.isa)
         # functions that nothing before this plan needed
         self.compiled_kernels = 0
-        self.plan: Plan = Planner(self.lowered, options.isa, self.threads, options.profile, self._compile).plan()
+        tuning = _tuning(options, self.threads) if options.tune else None
+        planner = Planner(self.lowered, options.isa, self.threads, options.profile, self._compile, tuning)
+        self.plan: Plan = planner.plan()
+        if tuning:
+            tuning.save()
         steps = [s for g in self.plan.segments if isinstance(g, NativeSegment) for s in g.steps]
         self.addresses = compile_steps(options.isa, steps)
         pipeline.hollow(self.lowered)
@@ -112,6 +122,13 @@ class CpuExecutable(Executable):
 
     def properties(self) -> dict[str, Any]:
         return facts(self.options) | {"PLANS": 1, "COMPILED_KERNELS": self.compiled_kernels}
+
+
+def _tuning(options: Options, threads: int) -> Tuning:
+    # models that nobody tunes start without it
+    from lpir.devices.cpu.tune import Tuning
+
+    return Tuning(options.isa, threads, options.folder)
 
 
 class DynamicExecutable(Executable):

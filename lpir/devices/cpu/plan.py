@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,11 @@ from lpir.ir.op import Array
 from lpir.ops.boundary import constant_data
 from lpir.runtime.evaluate import Variables, evaluate_node
 from lpir.runtime.memory import SLACK, Block, aligned, allocate, place
+
+if TYPE_CHECKING:
+    from lpir.devices.cpu.tune import Tuning
+
+T = TypeVar("T")
 
 # operations that only give their first input another shape
 ALIASES = ("Reshape", "Squeeze", "Unsqueeze", "Identity")
@@ -129,11 +134,18 @@ class Planner:
     """Builds a Plan; the `BuildContext` of the kernels."""
 
     def __init__(
-        self, model: Model, isa: Isa, threads: int, profile: bool = False, ready: Callable[[Step], None] | None = None
+        self,
+        model: Model,
+        isa: Isa,
+        threads: int,
+        profile: bool = False,
+        ready: Callable[[Step], None] | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         self.model, self.isa, self.threads = model, isa, threads
         # told of each step at once, so that code is compiled while later nodes are planned
         self.ready = ready
+        self.tuning = tuning
         self.order = [n for n in model.nodes() if n.op.type_name not in ("Parameter", "Result", "Constant")]
         self.known: dict[int, Array] = {}
         self.roots: dict[int, Value] = {}
@@ -192,6 +204,10 @@ class Planner:
         self.blocks.append([nbytes, self.position, self.position])
         return Ref(len(self.blocks) - 1)
 
+    def pick(self, question: str, options: Sequence[T]) -> T:
+        """The first option, or the one that was fastest here."""
+        return self.tuning.pick(question, options) if self.tuning else options[0]
+
     # -- steps of the plan
 
     def _fold(self) -> None:
@@ -238,6 +254,8 @@ class Planner:
         if choice.kernel is None:
             self.segments.append((node, choice))
             return
+        if self.tuning:
+            self.tuning.learn(node, choice.kernel)
         segment = self._segment()
         self._add(segment, choice.kernel.build(node, self.isa, self))
         if self.stamps:

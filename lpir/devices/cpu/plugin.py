@@ -58,6 +58,7 @@ class CpuDevice(Device):
     name = "CPU"
     own_properties: ClassVar[tuple[Property, ...]] = (
         Property("ISA", "choice", "auto", "instruction set", ("auto", *checks.NAMES)),
+        Property("TUNE", "bool", False, "measure tiles of matrix products when a model is compiled, kept in CACHE_DIR"),
     )
 
     def capabilities(self) -> Capabilities:
@@ -84,7 +85,7 @@ class CpuDevice(Device):
         return executable, executable.model()
 
     def cache_key(self, config: Mapping[str, Any]) -> str | None:
-        flags = [bool(config.get(name)) for name in ("PERF_COUNT", "LP_TRANSFORMS_MODE")]
+        flags = [bool(config.get(name)) for name in ("PERF_COUNT", "LP_TRANSFORMS_MODE", "TUNE")]
         return f"{_isa(config)} {threads_and_streams(config)} {flags}"
 
     def reseal(self, exported: bytes, key: bytes) -> bytes:

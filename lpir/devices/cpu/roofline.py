@@ -29,6 +29,8 @@ from lpir.runtime.profile import Bound
 
 # bytes that one thread reads over and over: what fits into the first, the second, the third cache, or none
 READS = (16 << 10, 256 << 10, 1 << 20, 2 << 20, 3 << 20, 4 << 20, 8 << 20, 32 << 20)
+# of a step of that loop
+READ_BYTES = 512
 # k-steps of the product, for which both operands fit into the first cache
 STEPS = 64
 # of AMX, and the multiply-adds that one does
@@ -163,7 +165,7 @@ def product(isa: Isa, kind: str, dot: Dot, rows: int, vectors: int) -> Kernel:
                 own = k.values[row * vectors : (row + 1) * vectors]
                 k.next += [dot(f, total, x, w) for total, w in zip(own, weights, strict=True)]
         outer.next = k.results
-    _keep(f, base, outer.results)
+    _keep(f, outer.results)
     return f.kernel()
 
 
@@ -189,17 +191,18 @@ def tile_product() -> Kernel:
     return f.kernel()
 
 
-def reading(isa: Isa, streams: int = 8) -> Kernel:
-    """`rounds` times the sum of `stride` bytes, `streams` vectors at once."""
+def reading(isa: Isa) -> Kernel:
+    """`rounds` times the sum of `stride` bytes, a multiple of READ_BYTES."""
     f, base = _function("peak_read")
     kind = vector_of("i32", isa.lanes())
     width = isa.bits // 8
+    streams = READ_BYTES // width
     with f.loop(0, f.p["rounds"], carried=[f.zeros(kind)] * streams, nonempty=True, name="round") as outer:
         with f.loop(0, f.p["stride"], streams * width, carried=outer.values, nonempty=True, name="at") as i:
             at = f.gep(base, i.index)
             i.next = [f.add(x, f.load(kind, f.gep(at, s * width), width)) for s, x in enumerate(i.values)]
         outer.next = i.results
-    _keep(f, base, outer.results)
+    _keep(f, outer.results)
     return f.kernel()
 
 
@@ -207,7 +210,7 @@ def _fma(f: Function, total: Value, x: Value, w: Value) -> Value:
     return f.intrinsic("llvm.fma", total.type, x, w, total)
 
 
-def _keep(f: Function, at: Value, values: list[Value]) -> None:
+def _keep(f: Function, values: list[Value]) -> None:
     """Writes the sum of all, so that nothing of the loop can be left out."""
     add = f.fadd if values[0].element == "float" else f.add
-    f.store(functools.reduce(add, values), at, 1)
+    f.store(functools.reduce(add, values), f.alloca(values[0].type))

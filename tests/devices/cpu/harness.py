@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from lpir.ops.boundary import Constant, constant, parameter
 Array = np.ndarray[Any, np.dtype[Any]]
 HOST_ISAS = [isa for isa in all_isas() if isa.available()]
 GUARD = 0xA5
+T = TypeVar("T")
 _JITS: dict[str, Jit] = {}
 
 
@@ -60,6 +61,9 @@ class Context:
 
     def scratch(self, nbytes: int, name: str = "") -> Ref:
         return self._place(None, nbytes)
+
+    def pick(self, question: str, options: Sequence[T]) -> T:
+        return options[0]
 
     def address(self, ref: Ref) -> int:
         return int(self.memory[int(ref.buffer)].ctypes.data) + ref.offset

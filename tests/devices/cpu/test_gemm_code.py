@@ -35,7 +35,7 @@ def stacked(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize("isa", X86, ids=lambda isa: isa.name)
 @pytest.mark.parametrize("channels", [24, 64, 384])
 def test_float_tiles_stay_in_registers(isa: Isa, channels: int) -> None:
-    tile = fgemm.choose_tile(isa, Shape(1, 784, channels, 1, 96), True, 3)
+    tile = fgemm.tiles(isa, Shape(1, 784, channels, 1, 96), True, 3)[0]
     for taps, parts, lines in ((False, False, 0), (True, False, 2), (True, True, 1), (True, True, 8)):
         form = Form(True, taps, False, taps, fgemm.unroll_of(tile, 96), parts=parts, prefetch=lines)
         code, _ = kernel(isa, tile, form, RELU6, (Operand("vector", f32),))
@@ -48,7 +48,7 @@ def test_float_tiles_stay_in_registers(isa: Isa, channels: int) -> None:
 @pytest.mark.parametrize("isa", X86, ids=lambda isa: isa.name)
 def test_codes_use_the_dot_product_or_words(isa: Isa) -> None:
     arithmetic = "bytes" if isa.exact else "words"
-    tile = fgemm.choose_tile(isa, Shape(12, 128, 128, 1, 8), False, 2)
+    tile = fgemm.tiles(isa, Shape(12, 128, 128, 1, 8), False, 2)[0]
     form = Form(False, False, False, False, 1, arithmetic, row_sums=True, column_sums=True)
     code, _ = kernel(isa, tile, form, cast(input_(0, i32), f32) * 0.1, ())
     instruction = isa.proof if isa.exact else "vpmaddwd"

@@ -29,6 +29,8 @@ None runs it.
 * Parameters are 64-bit words (codegen.abi): integers, floats, and `Ref`s, relocated to addresses for each infer
   request. Never bake an address, or a size that could be a parameter, into the text: kernels are shared by shape class,
   in the whole process, through the content hash in their symbol. `ref + n` is n bytes further.
+* `ctx.pick(question, options)` settles what can only be measured, such as the size of a tile: it is the first option
+  unless the model was compiled with TUNE. `question` names the shape class; equal questions have equal options.
 * `ctx.threads` is the number of threads that will call the step (for per-thread scratch). A kernel splits its work over
   `(tid, nthreads)` itself and must be right for any nthreads >= 1.
 """
@@ -36,9 +38,9 @@ None runs it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -49,6 +51,8 @@ from lpir.ir.op import Op
 
 if TYPE_CHECKING:
     from lpir.devices.cpu.isa import Isa
+
+T = TypeVar("T")
 
 # bytes after the end of every value, constant and scratch that may be read
 SLACK = 64
@@ -84,6 +88,9 @@ class BuildContext(Protocol):
 
     def scratch(self, nbytes: int, name: str = "") -> Ref:
         """Memory for the steps of this node."""
+
+    def pick(self, question: str, options: Sequence[T]) -> T:
+        """One of `options`, which come best first as far as one can tell beforehand."""
 
 
 class Kernel(ABC):

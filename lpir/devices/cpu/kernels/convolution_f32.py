@@ -203,7 +203,8 @@ class Product:
         self.whole = op.epilogue
         self.epilogue = op.epilogue if self.fused else input_(0, self.type)
         operations = sum(1 for e in expanded(self.epilogue).walk() if e.args)
-        self.tile = fgemm.choose_tile(isa, shape, packed, operations)
+        question = f"fgemm {shape.groups} x {shape.m} x {shape.n} x {shape.taps} x {shape.channels} {packed}"
+        self.tile = ctx.pick(question, fgemm.tiles(isa, shape, packed, operations))
 
     def pack(self, w: Array) -> Right:
         """Constant weights [G, K, N], in the order of the tile. One matrix serves every group of a batch."""

@@ -116,10 +116,10 @@ class Call:
     kept: Ref | int = 0
 
 
-def choose_tile(isa: Isa, shape: Shape, packed: bool, operations: int) -> Tile:
-    """The register tile. Where `w` is not packed, all vectors of a block lie side by side."""
+def tiles(isa: Isa, shape: Shape, packed: bool, operations: int) -> list[Tile]:
+    """Register tiles, the best first. Where `w` is not packed, all vectors of a block lie side by side."""
     widest = shape.n if packed else max(shape.n // isa.lanes(), 1) * isa.lanes()
-    return tiling.choose_tile(isa, shape.m, widest, shape.taps * shape.channels, 1.0, operations + 2.0, 1)
+    return tiling.rank_tiles(isa, shape.m, widest, shape.taps * shape.channels, 1.0, operations + 2.0, 1)
 
 
 def pack(w: Array, isa: Isa, tile: Tile) -> Array:

@@ -170,8 +170,7 @@ def build(
     `x_table`, `out_table`: rows of the input, of the output are found by a table instead of a stride.
     """
     steps = len(taps) * -(-channels // 4)
-    ops = sum(1 for e in epilogue.expr.walk() if e.args)
-    tile = tile or tiling.choose_tile(isa, m, n, steps, isa.dot_cost, ops + 2.0, isa.spare)
+    tile = tile or tiles(isa, m, n, steps, epilogue)[0]
     form = Form(
         affine=len(taps) == 1,
         unroll=_unroll(tile, steps),
@@ -180,6 +179,12 @@ def build(
         out_table=out_table,
     )
     return IntGemm(isa, m, n, channels, taps, groups, tile, _print(isa, tile, epilogue, form), epilogue)
+
+
+def tiles(isa: Isa, m: int, n: int, steps: int, epilogue: Epilogue) -> list[Tile]:
+    """Tiles for `m` rows, `n` channels a group and sums of `steps` dot products, the best first."""
+    ops = sum(1 for e in epilogue.expr.walk() if e.args)
+    return tiling.rank_tiles(isa, m, n, steps, isa.dot_cost, ops + 2.0, isa.spare)
 
 
 @functools.lru_cache(maxsize=1024)

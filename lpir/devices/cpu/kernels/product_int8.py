@@ -16,6 +16,7 @@ from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Rows, element_byt
 from lpir.devices.cpu.kernels.igemm import IntGemm
 from lpir.devices.cpu.kernels.ranges import sums_range
 from lpir.devices.cpu.kernels.rows import bind_operand, epilogue_of, operand_of
+from lpir.devices.cpu.kernels.tiling import Tile
 from lpir.ir.graph import Node
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul, expanded
 from lpir.scalar.expr import Expr
@@ -68,15 +69,17 @@ def igemm_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
     """The product by vectors' dot products."""
     w = product.w
     rows = _rows(product.offsets, ctx)
+    finish = product.finish(isa)
     gemm = gemm_builder(isa)(
         isa,
         m=len(product.offsets),
         n=w.shape[-1],
         channels=w.shape[2],
         taps=product.runs,
-        epilogue=product.finish(isa),
+        epilogue=finish,
         groups=w.shape[0],
         x_table=rows.table is not None,
+        tile=_tile(product, finish, isa, ctx),
     )
     packed = gemm.pack(w)
     call = igemm.Call(
@@ -92,6 +95,15 @@ def igemm_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
         x_group=product.group_bytes,
     )
     return Step(gemm.kernel, tuple(gemm.params(call, ctx.threads)))
+
+
+def _tile(product: Product, finish: Epilogue, isa: Isa, ctx: BuildContext) -> Tile | None:
+    """The tile; None where there is no choice."""
+    if gemm_builder(isa) is not igemm.build:
+        return None
+    groups, runs, length, n = product.w.shape
+    m, steps = len(product.offsets), runs * -(-length // 4)
+    return ctx.pick(f"igemm {groups} x {m} x {n} x {runs} x {length}", igemm.tiles(isa, m, n, steps, finish))
 
 
 def gemm_builder(isa: Isa) -> Callable[..., IntGemm]:

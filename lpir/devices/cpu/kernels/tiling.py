@@ -26,17 +26,17 @@ def fits(tile: Tile, registers: int, spare: int) -> bool:
     return tile.rows * tile.vectors + tile.vectors + spare <= registers
 
 
-def choose_tile(
+def rank_tiles(
     isa: Isa, m: int, n: int, steps: int, dot_cost: float, epilogue_cost: float, spare: int, height: int = 1
-) -> Tile:
-    """The tile with the least estimated work for `m` rows, `n` channels and `steps` dot products an accumulator.
+) -> list[Tile]:
+    """Tiles for `m` rows, `n` channels and `steps` dot products an accumulator, the least estimated work first.
 
     Costs are in vector operations: `dot_cost` of one dot product, `epilogue_cost` of one stored vector. Ties go to the
     larger tile, so that similar layers share one kernel. `height`: rows that an instruction takes, and registers that
     hold what it multiplies them by.
     """
     columns = -(-n // isa.lanes())
-    best: tuple[float, int, Tile] | None = None
+    found: list[tuple[float, int, Tile]] = []
     for vectors in range(1, min(columns, 8) + 1):
         for rows in range(height, min(m, MAX_ROWS) + 1, height):
             tile = Tile(rows, vectors)
@@ -47,11 +47,15 @@ def choose_tile(
             # a dot product waits for the one before it in its accumulator: too few accumulators leave gaps
             step = max(cells * dot_cost, (rows + vectors) * 1.0, 4.0) + 1.5
             cost = count * (steps * step + cells * epilogue_cost + 12)
-            key = (cost * 1.0, -cells, tile)
-            if best is None or key[:2] < best[:2]:
-                best = key
-    assert best is not None
-    return best[2]
+            found.append((cost, -cells, tile))
+    return [tile for *_, tile in sorted(found, key=lambda item: item[:2])]
+
+
+def choose_tile(
+    isa: Isa, m: int, n: int, steps: int, dot_cost: float, epilogue_cost: float, spare: int, height: int = 1
+) -> Tile:
+    """The first of `rank_tiles`."""
+    return rank_tiles(isa, m, n, steps, dot_cost, epilogue_cost, spare, height)[0]
 
 
 def choose_chunks(groups: int, tiles: int, blocks: int, tile_bytes: int, threads: int, cache: int) -> tuple[int, int]:
