@@ -105,6 +105,11 @@ class Epilogue:
         return self.saturate or (self.type == u8 and self.expr.fn == "cast" and self.expr.args[0].type == i32)
 
     @property
+    def rows(self) -> int:
+        """How many tensors it reads and writes row by row."""
+        return 1 + sum(o.kind == "tensor" for o in self.operands)
+
+    @property
     def row_bytes(self) -> int:
         """Bytes that one channel of one row reads and writes."""
         return element_bytes(self.type) + sum(element_bytes(o.type) for o in self.operands if o.kind == "tensor")

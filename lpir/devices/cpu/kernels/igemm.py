@@ -118,16 +118,19 @@ class IntGemm:
         """Packs `w` [G, taps, C, N] i8; activations are at most `top`, which an exact instruction need not know."""
         return pack_weights(w, self.isa.lanes(), self.tile.vectors, self.offsets, self.codes)
 
+    @property
+    def row_bytes(self) -> int:
+        """What a row touches in input and output: output lines must stay in L1 for the next block."""
+        return self.steps * self.codes + self.n * self.epilogue.row_bytes
+
     def params(self, call: Call, threads: int) -> list[Word]:
         """The kernel's parameter words, for work shared by `threads`."""
         lanes, tile = self.isa.lanes(), self.tile
         columns = -(-self.n // lanes)
         tiles, blocks = -(-self.m // tile.rows), -(-columns // tile.vectors)
-        # what a row touches in input and output; output lines must stay in L1 for the next block
-        row_bytes = self.steps * self.codes + self.n * self.epilogue.row_bytes
         weights = self.n * self.steps * self.codes
         cache = L1 if weights <= L2 else L2
-        mc, nc = tiling.choose_chunks(self.groups, tiles, blocks, tile.rows * row_bytes, threads, cache)
+        mc, nc = tiling.choose_chunks(self.groups, tiles, blocks, tile.rows * self.row_bytes, threads, cache)
         values: dict[str, int | float | F32 | Ref] = {
             **{"x": call.x, "x_rows": _rows(call.x_rows), "w": call.weights, "init": call.init},
             **{"out": call.out, "out_rows": _rows(call.out_rows), "m": self.m, "n": self.n, "steps": self.steps},

@@ -19,9 +19,16 @@ from lpir.devices.cpu.kernels.pack import Array, PackedWeights
 from lpir.devices.cpu.kernels.pack_int16 import pack_int16
 from lpir.devices.cpu.kernels.tiling import MAX_ROWS, Tile
 
+LINE = 64  # bytes of a cache line
+
 
 class Int16Gemm(IntGemm):
     """A kernel for one shape class, and the shape that `params` fills in."""
+
+    @property
+    def row_bytes(self) -> int:
+        """What a row touches while one line of its output is filled, a vector of channels after the other."""
+        return self.steps * self.codes + min(LINE * self.epilogue.rows, self.n * self.epilogue.row_bytes)
 
     def pack(self, w: Array, top: int = 255) -> PackedWeights:
         """Packs `w` [G, taps, C, N] i8; activations are at most `top`."""
