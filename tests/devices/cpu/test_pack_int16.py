@@ -113,7 +113,8 @@ def test_bell_shaped_weights_need_few_instructions(spread: float, most: float) -
 
 
 @pytest.mark.parametrize(
-    ("weight", "top", "expected"), [(127, 127, 3.0), (63, 127, 2.5), (63, 255, 3.0), (32, 255, 2.5)]
+    ("weight", "top", "expected"),
+    [(127, 127, 3.0), (63, 127, 2.5), (127, 64, 2.5), (-127, 63, 2.5), (127, 1, 2.5), (63, 255, 3.0), (32, 255, 2.5)],
 )
 def test_smaller_activations_leave_room(weight: int, top: int, expected: float) -> None:
     w = np.full((1, 1, 64, 8), weight, np.int8)

@@ -6,11 +6,21 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpir.devices.cpu.kernels.ranges import Range, sums_range, value_range, without_clamp
+from lpir.devices.cpu.kernels.ranges import (
+    Range,
+    largest_code,
+    sums_range,
+    value_range,
+    without_clamp,
+    without_codes,
+)
+from lpir.ir.graph import Value
 from lpir.ir.types import f32, i32, u8
+from lpir.ops.boundary import constant
+from lpir.ops.lowered import LoweredMatMul, Table
 from lpir.scalar.evaluate import evaluate
 from lpir.scalar.expr import Expr, cast, clamp, input_, rint_i32
-from tests.devices.cpu.harness import Array
+from tests.devices.cpu.harness import Array, make_node
 
 ACC = input_(0, i32)
 
@@ -97,3 +107,44 @@ def test_range_of_a_residual() -> None:
     found = value_range(y, {0: (np.asarray(-10.0), np.asarray(10.0)), 1: (np.asarray(0.0), np.asarray(255.0))})
     assert found is not None
     assert (float(found[0]), float(found[1])) == (-5.0 - 254.0, 5.0 + 256.0)
+
+
+def residual(zero_point: int, high: float) -> Expr:
+    """A sum that becomes a code, meets another code as a real number, and becomes a code again."""
+    first = cast(rint_i32(clamp(cast(ACC, f32) * 0.01, float(-zero_point), high)) + zero_point, u8)
+    return cast(rint_i32(cast(cast(first, i32) - zero_point, f32) * 0.5 + cast(input_(1, u8), f32)), u8)
+
+
+def test_codes_on_the_way_are_left_out() -> None:
+    known = {0: (np.asarray(-1e6), np.asarray(1e6)), 1: (np.asarray(0.0), np.asarray(255.0))}
+    expr = residual(7, 248.0)
+    short = without_codes(expr, known)
+    assert str(short).count("u8") < str(expr).count("u8")
+    assert len(list(short.walk())) <= len(list(expr.walk())) - 4
+    acc = np.linspace(-30000, 60000, 5000).astype(np.int32)
+    inputs = [acc, np.full(5000, 3, np.uint8)]
+    assert np.array_equal(evaluate(short, inputs), evaluate(expr, inputs))
+
+
+def test_a_cast_that_wraps_stays() -> None:
+    known = {0: (np.asarray(-1e6), np.asarray(1e6)), 1: (np.asarray(0.0), np.asarray(255.0))}
+    assert without_codes(residual(7, 249.0), known) == residual(7, 249.0)
+
+
+def with_epilogue(epilogue: Expr) -> Value:
+    op = LoweredMatMul(False, 0, 0, epilogue)
+    return make_node(op, [np.zeros((2, 4), np.uint8), np.zeros((4, 3), np.int8)], [1]).output
+
+
+def test_largest_code() -> None:
+    y = cast(ACC, f32) * 0.5
+    assert largest_code(with_epilogue(cast(rint_i32(clamp(y, -3.0, 12.0)) + 3, u8))) == 15
+    assert largest_code(with_epilogue(cast(rint_i32(clamp(y, 0.0, 127.0)), u8))) == 127
+    # a NaN becomes the zero point
+    assert largest_code(with_epilogue(cast(rint_i32(clamp(y, -90.0, -80.0)) + 90, u8))) == 90
+    # below 0 it would wrap around
+    assert largest_code(with_epilogue(cast(rint_i32(clamp(y, -3.0, 12.0)) + 2, u8))) == 255
+    assert largest_code(with_epilogue(cast(ACC, u8))) == 255
+    assert largest_code(constant(np.array([3, 90], np.uint8))) == 90
+    table = make_node(Table(), [np.zeros(3, np.uint8), np.arange(256, dtype=np.uint8) // 4], [1])
+    assert largest_code(table.output) == 63

@@ -45,8 +45,8 @@ class Windows:
 
 
 def limits(top: int) -> tuple[int, int]:
-    """The largest safe magnitudes of the positive and of the negative weights of a sum, as far as a byte counts."""
-    return min(255, INT16.max // top), min(255, -INT16.min // top)
+    """The largest safe magnitudes of the positive and of the negative weights of a sum."""
+    return INT16.max // max(1, top), -INT16.min // max(1, top)
 
 
 def magnitudes(w: Array) -> tuple[Array, Array]:
@@ -68,7 +68,7 @@ def pack_int16(w: Array, lanes: int, taps: tuple[int, ...], top: int = 255) -> P
     index = channel_index(w.shape[-1], lanes, 1)[:, 0]
     columns = block_columns(w, index)
     windows = cut_windows(columns, np.asarray(taps), top)
-    order, pairs = pair_windows(windows.block, windows.loads(), limits(top))
+    order, pairs = pair_windows(windows.block, *in_bytes(windows.loads(), limits(top)))
     windows = windows.take(order)
     blocks = np.arange(len(columns))
     first, last = (np.searchsorted(windows.block, blocks, side) for side in ("left", "right"))
@@ -79,6 +79,14 @@ def pack_int16(w: Array, lanes: int, taps: tuple[int, ...], top: int = 255) -> P
         sums=columns.sum(axis=(1, 2), dtype=np.int32).reshape(-1),
         ranges=np.append(ranges, [[len(windows.block)] * 3], axis=0).astype(np.int32),
     )
+
+
+def in_bytes(loads: Array, limit: tuple[int, int]) -> tuple[Array, tuple[int, int]]:
+    """Loads and limits in a unit in which a limit fits a byte; loads are rounded up, limits down."""
+    unit = -(-limit[1] // 255)
+    if unit == 1:
+        return loads, limit
+    return ((loads.astype(np.uint16) + (unit - 1)) // unit).astype(np.uint8), (limit[0] // unit, limit[1] // unit)
 
 
 def block_columns(w: Array, index: Array) -> Array:
@@ -94,7 +102,7 @@ def unsafe_neighbors(columns: Array, top: int) -> Array:
     unsafe = np.zeros(columns.shape[:-1], np.bool_)
     # two magnitudes may not fit a byte, what one of them leaves does
     exceeds = [
-        part[..., :-1, :] > limit - part[..., 1:, :]
+        part[..., :-1, :] > min(255, limit) - part[..., 1:, :]
         for part, limit in zip(magnitudes(columns), limits(top), strict=True)
     ]
     unsafe[..., :-1] = any_in_rows(exceeds[0] | exceeds[1])

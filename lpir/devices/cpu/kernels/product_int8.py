@@ -14,7 +14,7 @@ from lpir.devices.cpu.kernels import igemm, igemm_int16, igemm_pairs
 from lpir.devices.cpu.kernels.base import BuildContext, Step
 from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Rows, element_bytes
 from lpir.devices.cpu.kernels.igemm import IntGemm
-from lpir.devices.cpu.kernels.ranges import sums_range
+from lpir.devices.cpu.kernels.ranges import largest_code, sums_range
 from lpir.devices.cpu.kernels.rows import bind_operand, epilogue_of, operand_of
 from lpir.devices.cpu.kernels.tiling import Tile
 from lpir.ir.graph import Node
@@ -54,6 +54,11 @@ class Product:
         """Bytes between the pixels of the output."""
         return self.out[-1] * element_bytes(self.epilogue.type)
 
+    @property
+    def top(self) -> int:
+        """The largest activation, padding included."""
+        return max(largest_code(self.node.inputs[0]), min(255, self.zero_point))
+
     def finish(self, isa: Isa) -> Epilogue:
         """The epilogue as a kernel prints it."""
         operands = self.node.inputs[2:]
@@ -81,7 +86,7 @@ def igemm_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
         x_table=rows.table is not None,
         tile=_tile(product, finish, isa, ctx),
     )
-    packed = gemm.pack(w)
+    packed = gemm.pack(w, product.top)
     call = igemm.Call(
         x=product.x,
         x_rows=rows,

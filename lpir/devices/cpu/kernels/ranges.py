@@ -6,12 +6,16 @@ this is what saturating packs make of `rint_i32(x) + z`: two operations less on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from lpir.ir.graph import Value
 from lpir.ir.types import f32, i32, u8
+from lpir.ops.boundary import constant_data
+from lpir.ops.lowered import Elementwise, Table
 from lpir.scalar.expr import Expr
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -144,6 +148,42 @@ def drop_inner_clamps(expr: Expr, low: float, high: float, points: Mapping[int, 
     for step, _ in reversed(path):
         core = Expr(step.fn, (core, step.args[1]), step.type)
     return core
+
+
+def without_codes(expr: Expr, leaves: Mapping[int, Range]) -> Expr:
+    """`expr` without steps that change no value: `cast(cast(x + z, u8), i32) - z` is `x` where `x + z` is a code."""
+    new: dict[int, Expr] = {}
+    for e in expr.walk():
+        mine = Expr(e.fn, tuple(new[id(a)] for a in e.args), e.type, e.value) if e.args else e
+        inner = mine.args[0] if mine.args else mine
+        if (mine.fn, mine.type, inner.fn, inner.type) == ("cast", i32, "cast", u8):
+            if inner.args[0].type == i32 and value_range(inner, leaves) is not None:
+                mine = inner.args[0]
+        elif (mine.fn, mine.type, inner.fn) == ("sub", i32, "add") and mine.args[1] == inner.args[1]:
+            # int32 wraps around: what is added and taken away again never counts
+            mine = inner.args[0]
+        new[id(e)] = mine
+    return new[id(expr)]
+
+
+def largest_code(value: Value) -> int:
+    """The largest code that a u8 tensor can hold, as far as the operation before it shows."""
+    op = value.node.op
+    table = constant_data(value.node.inputs[1] if isinstance(op, Table) else value)
+    if table is not None:
+        return int(table.max(initial=0))
+    expr = op.expr if isinstance(op, Elementwise) else getattr(op, "epilogue", None)
+    limit = 255
+    if isinstance(expr, Expr) and expr.fn == "cast" and expr.type == u8 and expr.args[0].type == i32:
+        code, zero_point = expr.args[0], 0
+        if code.fn == "add" and code.args[1].fn == "const":
+            code, zero_point = code.args[0], int(code.args[1].value or 0)
+        if code.fn == "rint_i32" and code.args[0].fn == "minimum" and code.args[0].args[0].fn == "maximum":
+            upper, lower = code.args[0].args[1], code.args[0].args[0].args[1]
+            if upper.fn == lower.fn == "const" and float(lower.value or 0) + zero_point >= 0 <= zero_point:
+                # a NaN becomes the zero point
+                limit = max(zero_point, math.ceil(float(upper.value or 0)) + zero_point)
+    return min(255, limit)
 
 
 def sums_range(w: Array, zero_point: int) -> Range:

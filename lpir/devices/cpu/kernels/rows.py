@@ -15,7 +15,7 @@ from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import BuildContext, Step
 from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Operand, Rows, element_bytes
 from lpir.devices.cpu.kernels.geometry import dense_strides
-from lpir.devices.cpu.kernels.ranges import without_clamp
+from lpir.devices.cpu.kernels.ranges import without_clamp, without_codes
 from lpir.errors import UnsupportedError
 from lpir.ir.graph import Node, Value
 from lpir.ir.types import i8, u8
@@ -95,6 +95,7 @@ def epilogue_of(
         elif value.element_type in (u8, i8):
             low, high = value.element_type.limits
             leaves[i] = (np.asarray(float(low)), np.asarray(float(high)))
+    expr = without_codes(expr, leaves)
     bare = without_clamp(expr, leaves)
     return Epilogue(expr, kinds) if bare is None else Epilogue(bare, kinds, saturate=True)
 
