@@ -21,6 +21,7 @@ from lpir.ir.graph import Node, Value
 from lpir.ir.model import Model
 from lpir.ir.op import REGISTRY, Case, Op
 from lpir.ir.types import f32, from_dtype
+from lpir.ops.bases import ElementwiseOp
 from lpir.ops.boundary import Result, constant, parameter
 from lpir.ops.builder import make
 from lpir.passes.manager import transform
@@ -47,7 +48,7 @@ on every device: where `CPU` has no kernel, through the operation's NumPy refere
 
 * *INT8*: exact integer arithmetic on codes
 * *moves codes*: codes go through as they are
-* *on codes*: one pass from codes to codes, in float on the way; an 8-bit table where all other inputs are constant
+* *on codes*: from codes to codes, in float on the way; an 8-bit table where all other inputs are constant
 * *8-bit table*: 256 precomputed entries
 * *float*: as in the column before, with conversions around it
 * *-*: its tensors are not float
@@ -112,13 +113,17 @@ def on_codes(case: Case) -> str:
     if lowered is None:
         return ""
     nodes = own_nodes(lowered)
-    if lowered.rt_info["precision"].get("node") == "INT8":
-        return "moves codes" if all(is_movement(n.op) for n in nodes) else "INT8"
     if any(n.op.type_name == "Table" for n in nodes):
         return "8-bit table"
-    ends = [v.element_type.name for n in nodes for v in (*n.inputs[:1], *n.outputs)]
-    single = len(nodes) == 1 and nodes[0].op.type_name == "Elementwise"
-    return "on codes" if single and set(ends) == {"u8"} else "float"
+    if isinstance(case.op, ElementwiseOp):
+        ends = [v.element_type.name for n in nodes for v in (*n.inputs[:1], *n.outputs)]
+        return "on codes" if len(nodes) == 1 and set(ends) == {"u8"} else "float"
+    if lowered.rt_info["precision"].get("node") != "INT8":
+        return "float"
+    if all(is_movement(n.op) for n in nodes):
+        return "moves codes"
+    mixed = len(nodes) > 1 and all(n.op.type_name == "Elementwise" or is_movement(n.op) for n in nodes)
+    return "on codes" if mixed else "INT8"
 
 
 def own_nodes(lowered: Model) -> list[Node]:

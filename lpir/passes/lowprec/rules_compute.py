@@ -160,7 +160,7 @@ def matmul(state: Lowering, node: Node) -> None:
     """In INT8 when both inputs are 8-bit: codes and codes, or codes and constant weights with a scale a column."""
     a, b = node.inputs
     if len(a.shape) < 2 or len(b.shape) < 2:
-        copy_node(state, node)
+        _with_vector(state, node)
         return
     turn, flip = bool(attrs(node).transpose_a), bool(attrs(node).transpose_b)
     found = int8_product(state, a, b, turn, flip)
@@ -179,6 +179,26 @@ def matmul(state: Lowering, node: Node) -> None:
         right = constant(np.asarray(np.swapaxes(array, -1, -2) if flip else array, np.float32))
         flip = False
     state.set_real(node.outputs[0], state.emit(LoweredMatMul(flip, 0, 0, IDENTITY), [left, right]))
+
+
+def _with_vector(state: Lowering, node: Node) -> None:
+    """A product with a vector, which is a row on the left and a column on the right, whatever the flags."""
+    a, b = node.inputs
+    shapes = [list(v.shape.to_static()) for v in (a, b)]
+    if {a.element_type, b.element_type} != {f32} or 0 in shapes[0] + shapes[1]:
+        copy_node(state, node)
+        return
+    left, right = state.real(a), state.real(b)
+    if len(shapes[0]) == 1:
+        left = state.emit(Reshape(False), [left, constant([1, *shapes[0]], np.int64)])
+    elif attrs(node).transpose_a:
+        left = _transposed(state, left)
+    flip = len(shapes[1]) > 1 and bool(attrs(node).transpose_b)
+    if len(shapes[1]) == 1:
+        right = state.emit(Reshape(False), [right, constant([*shapes[1], 1], np.int64)])
+    product = state.emit(LoweredMatMul(flip, 0, 0, IDENTITY), [left, right])
+    shape = constant(node.outputs[0].shape.to_static(), np.int64)
+    state.set_real(node.outputs[0], state.emit(Reshape(False), [product, shape]))
 
 
 def compressed_operands(state: Lowering, b: Value, flip: bool) -> list[Value] | None:

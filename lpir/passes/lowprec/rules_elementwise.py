@@ -109,6 +109,9 @@ def elementwise(state: Lowering, node: Node) -> None:
     if any(v.element_type.bits < 8 for v in (*node.inputs, *node.outputs)):
         copy_node(state, node)
         return
+    # what is not constant is read as codes, and dequantized in registers
+    if all(state.has_codes(v) or state.constant_of(v) is not None for v in node.inputs):
+        state.precision = "INT8"
     op = attrs(node)
     shapes = op.leaf_shapes([v.shape.to_static() for v in node.inputs])
     _broadcast(state, node, op.expression([v.element_type for v in node.inputs]), shapes)

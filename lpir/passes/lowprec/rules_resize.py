@@ -11,7 +11,7 @@ from lpir.ops.boundary import constant, constant_data
 from lpir.ops.builder import make_node
 from lpir.ops.lowered import Elementwise, LoweredConvolution
 from lpir.ops.reshaping import Reshape
-from lpir.passes.lowprec.forms import Lowering, physical_axis
+from lpir.passes.lowprec.forms import Lowering, dequantize, physical_axis
 from lpir.passes.lowprec.rules import attrs, copy_node, rule
 from lpir.passes.lowprec.rules_compute import IDENTITY, SCALED, max_products
 from lpir.passes.lowprec.rules_move import data_codes, give
@@ -30,16 +30,17 @@ def interpolate(state: Lowering, node: Node) -> None:
         return
     steps = op.resampling(x.shape.to_static(), *known)
     last = state.prefers_last([x], rank)
-    if any(s.weights is not None for s in steps):
-        current, quant = state.real(x, last), None
-        if state.has_codes(x):
-            state.refuse(f"mode '{op.mode}' mixes values; only 'nearest' works on codes")
-    else:
-        current, quant = data_codes(state, x, last)
+    current, quant = data_codes(state, x, last)
     for step in steps:
         axis = physical_axis(step.axis, rank, last)
         taken = [_take(state, current, step.places[:, t], axis) for t in range(step.places.shape[1])]
-        current = taken[0] if step.weights is None else _weighted(state, taken, step.weights, axis, rank)
+        if step.weights is None:
+            current = taken[0]
+            continue
+        if quant is not None:
+            # codes are moved, and dequantized where they are mixed
+            taken, quant = [state.emit(*dequantize(v, quant, last)) for v in taken], None
+        current = _weighted(state, taken, step.weights, axis, rank)
     give(state, node.outputs[0], current, quant, last)
 
 
