@@ -25,9 +25,10 @@ MASK = 1e30
 
 def make_observer(quantizer: ActivationQuantizer, config: QuantizationConfig) -> Observer:
     """One range a channel needs limits only; a histogram is kept where the whole tensor has one range."""
-    if quantizer.axis is None and config.activation_range in ("auto", "percentile", "mse"):
+    estimator, _ = config.range_estimator
+    if quantizer.axis is None and estimator in ("percentile", "mse"):
         return HistogramObserver()
-    mean = config.activation_range == "mean_minmax" and quantizer.axis is None
+    mean = estimator == "mean_minmax" and quantizer.axis is None
     return MinMaxObserver(quantizer.axis, mean)
 
 
@@ -93,8 +94,9 @@ def _limits(observer: Observer | None, config: QuantizationConfig, is_symmetric:
         return None
     if isinstance(observer, MinMaxObserver):
         return observer.limits()
-    if isinstance(observer, HistogramObserver) and config.activation_range == "percentile":
-        return observer.percentile(config.percentile)
+    estimator, percentile = config.range_estimator
+    if isinstance(observer, HistogramObserver) and estimator == "percentile":
+        return observer.percentile(percentile)
     return observer.best_clipping(symmetric=is_symmetric) if isinstance(observer, HistogramObserver) else None
 
 

@@ -12,6 +12,8 @@ from lpir.ir.model import Model
 
 PRESETS = ("performance", "mixed")
 MODEL_TYPES = (None, "transformer")
+# percent of the values that an automatic range of a transformer keeps on each side
+OF_TRANSFORMERS = 99.999
 RANGE_ESTIMATORS = ("auto", "minmax", "mean_minmax", "percentile", "mse")
 
 
@@ -72,10 +74,12 @@ class QuantizationConfig:
     None takes "mixed" for transformers and "performance" otherwise.
     subset_size: the most calibration items that are read.
     model_type: "transformer" keeps additions, normalizations and attention's probabilities x values in float.
+    smooth: of a transformer, moves outliers of activations into weights first (SmoothQuant), where that helps.
     per_channel_depthwise: one activation range a channel in front of depthwise convolutions, as NNCF does. Off: it
     clips what 10 photos did not show (EfficientNet-Lite0 on unseen photos: 9 to 12 dB, against 21 dB per tensor).
     activation_range: "minmax", "mean_minmax" (mean over the items of each one's limits), "percentile", "mse" (least
-    square error) or "auto": "mse" for one range a tensor.
+    square error) or "auto": for one range a tensor "mse", but 99.999 % of the values for transformers, whose outliers
+    count (embeddings of MiniLM, smoothed: 23.9 dB against 22.0 dB).
     percentile: how much of the values "percentile" keeps on each side, in percent.
     correction: "none", "bias" or "gain_bias": fits each layer's output to the float one's.
     correction_samples: the most items that are kept in memory for it.
@@ -87,6 +91,7 @@ class QuantizationConfig:
     model_type: str | None = None
     ignored_scope: IgnoredScope = field(default_factory=IgnoredScope)
     target_device: str = "CPU"
+    smooth: bool = True
     per_channel_depthwise: bool = False
     activation_range: str = "auto"
     percentile: float = 99.99
@@ -112,6 +117,13 @@ class QuantizationConfig:
     def symmetric_activations(self) -> bool:
         preset = self.preset or ("mixed" if self.model_type == "transformer" else "performance")
         return preset == "performance"
+
+    @property
+    def range_estimator(self) -> tuple[str, float]:
+        """`activation_range` and `percentile`, settled where the first is "auto"."""
+        if self.activation_range != "auto":
+            return self.activation_range, self.percentile
+        return ("percentile", OF_TRANSFORMERS) if self.model_type == "transformer" else ("mse", self.percentile)
 
     def as_rt_info(self) -> dict[str, str]:
         """Each choice as text, for the model's rt_info."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from lpir.quantize.observers import PositionObserver
 from lpir.quantize.placement import Placement, place
 from lpir.quantize.prepare import prepare
 from lpir.quantize.progress import Progress, Reporter
+from lpir.quantize.smooth import SAMPLES, smooth
 from lpir.quantize.traits import Traits, traits_for
 from lpir.runtime import registry
 
@@ -74,12 +76,19 @@ def _quantize(model: Model, data: Dataset, config: QuantizationConfig, bar: Prog
     """The steps in order, on a prepared float model."""
     traits = traits_of(config.target_device)
     placement = placement_of(model, config, traits)
+    given = data.samples(model, config.subset_size)
+    if config.smooth and config.model_type == "transformer":
+        # the data is read once: the first samples are kept for the pass over all
+        first = list(islice(given, SAMPLES))
+        given = chain(first, given)
+        smooth(model, placement, first, config.target_device, lambda done: bar.step("Smoothing", done, len(first)))
+        placement = placement_of(model, config, traits)
     observers = [make_observer(q, config) for q in placement.activations]
     taps = [Tap(q.value, o) for q, o in zip(placement.activations, observers, strict=True)]
     layers = layers_to_correct(placement, config)
     taps += [Tap(layer.output, o) for layer, o in layers]
     kept: list[list[Array]] = []
-    samples = _keep(data.samples(model, config.subset_size), kept, config.correction_samples if layers else 0)
+    samples = _keep(given, kept, config.correction_samples if layers else 0)
     total = min(len(data), config.subset_size)
     fit = collect(model, taps, samples, config.target_device, lambda done: bar.step("Calibrating", done, total))
     usable = [o if good else None for o, good in zip(observers, fit, strict=False)]
