@@ -110,7 +110,7 @@ class Peers:
         print("\n".join([*notes(self.files), *kernel_lines(found)]))
         for threads in options.threads if options.layers else ():
             print(f"\nlpir INT8, {threads} thread" + ("s" if threads > 1 else ""), end="\n\n")
-            print(layer_table(self.files.nncf, self.samples.inputs[-1], threads, options.isa), flush=True)
+            print(layer_table(self.files, self.samples.inputs[-1], threads, options.isa), flush=True)
         figures = {
             "times_ms": {s.title: {name: asdict(times) for name, times in s.times.items()} for s in settings},
             "fidelity": {name: row.to_dict() for name, row in found.items()},
