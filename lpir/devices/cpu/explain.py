@@ -48,8 +48,9 @@ def _kernels(plan: Plan, types: dict[str, str]) -> tuple[dict[str, list[str]], d
         names = node.source or [node.name]
         # FakeQuantize only changes the form of what another operation computes
         host = next((n for n in names if types.get(n) != "FakeQuantize"), names[0])
-        if choice.name not in own.setdefault(host, []):
-            own[host].append(choice.name)
+        shown = f"{choice.name} ({choice.note})" if choice.note else choice.name
+        if shown not in own.setdefault(host, []):
+            own[host].append(shown)
         epilogue = hasattr(node.op, "epilogue") and names[0] == host
         where = f"in epilogue of {choice.name}" if epilogue else f"inside {choice.name}"
         for name in names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -249,13 +249,13 @@ class Planner:
             self.choices[f"{node.name}#{self.position}"] = (node, Choice(None, alias=True))
             return
         choice = choose(node, self.isa)
+        if self.tuning and choice.kernel:
+            choice = replace(choice, note=self.tuning.learn(node, choice.kernel))
         self.choices[f"{node.name}#{self.position}"] = (node, choice)
         self._outputs(node, choice.kernel)
         if choice.kernel is None:
             self.segments.append((node, choice))
             return
-        if self.tuning:
-            self.tuning.learn(node, choice.kernel)
         segment = self._segment()
         self._add(segment, choice.kernel.build(node, self.isa, self))
         if self.stamps:

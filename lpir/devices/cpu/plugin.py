@@ -58,7 +58,7 @@ class CpuDevice(Device):
     name = "CPU"
     own_properties: ClassVar[tuple[Property, ...]] = (
         Property("ISA", "choice", "auto", "instruction set", ("auto", *checks.NAMES)),
-        Property("TUNE", "bool", False, "measure tiles of matrix products when a model is compiled, kept in CACHE_DIR"),
+        Property("TUNE", "bool", False, "measure matrix products when a model is compiled, kept in CACHE_DIR"),
     )
 
     def capabilities(self) -> Capabilities:

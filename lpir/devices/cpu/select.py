@@ -31,6 +31,8 @@ class Choice:
     refused: dict[str, str] = field(default_factory=dict)
     # nothing runs: the output is the input in another shape
     alias: bool = False
+    # what was found out by measuring
+    note: str = ""
 
     @property
     def name(self) -> str:

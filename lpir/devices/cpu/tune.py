@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
@@ -25,13 +26,17 @@ from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import SLACK, Kernel, Step
 from lpir.devices.cpu.profile import STAMP_BYTES, Stamps, intervals
 from lpir.devices.cpu.roofline import READ_BYTES, reading
+from lpir.devices.cpu.select import choose
 from lpir.devices.cpu.threads import ThreadPool, pool_for
 from lpir.errors import FileError
 from lpir.ir.graph import Node, Value
 from lpir.ir.op import Array
-from lpir.ops.boundary import constant_data
+from lpir.ir.types import f32
+from lpir.ops.boundary import constant, constant_data, parameter
+from lpir.ops.lowered import LoweredConvolution, LoweredMatMul
 from lpir.runtime.cache import write_file
 from lpir.runtime.memory import allocate
+from lpir.scalar.expr import input_
 
 T = TypeVar("T")
 MASK = 2**64 - 1
@@ -58,8 +63,11 @@ class Tuning:
         answer = self.answers.get(question)
         return next((option for option in options if str(option) == answer), options[0])
 
-    def learn(self, node: Node, kernel: Kernel) -> None:
-        """Answers the questions that `kernel` asks for `node` and that have no answer yet."""
+    def learn(self, node: Node, kernel: Kernel) -> str:
+        """Answers the questions that `kernel` asks for `node` and that have no answer yet.
+
+        Returns what explain() should add: that a product of codes is faster in float, or "".
+        """
         first = Trial(node, kernel, self.isa, self.threads, self.answers)
         for question, options in first.asked.items():
             if question in self.answers:
@@ -71,6 +79,22 @@ class Tuning:
             best = min(range(len(times)), key=times.__getitem__)
             self.answers[question] = options[best if times[best] < GAIN * times[0] else 0]
             self._learnt = True
+        return self._against_float(node, kernel)
+
+    def _against_float(self, node: Node, kernel: Kernel) -> str:
+        twin = float_twin(node)
+        other = choose(twin, self.isa).kernel if twin else None
+        if twin is None or other is None:
+            return ""
+        shapes = " ".join(str(list(v.shape.to_static())) for v in (*node.inputs[:2], *node.outputs))
+        question = f"{kernel.name} {shapes} against FP32"
+        if question not in self.answers:
+            pairs = ((node, kernel), (twin, other))
+            codes, floats = race([Trial(n, k, self.isa, self.threads, self.answers) for n, k in pairs], self.isa)
+            slower = floats < GAIN * codes
+            self.answers[question] = f"{1e6 * codes:.0f} us, FP32 takes {1e6 * floats:.0f}" if slower else ""
+            self._learnt = True
+        return self.answers[question]
 
     def save(self) -> None:
         """Writes what was learnt, beside what other processes wrote meanwhile. A folder that refuses is left alone."""
@@ -82,6 +106,23 @@ class Tuning:
             except FileError:
                 return
             self._learnt = False
+
+
+def float_twin(node: Node) -> Node | None:
+    """The product of a node of codes and constant weights in float32, without what becomes of it; None for others."""
+    op = node.op
+    if not isinstance(op, LoweredConvolution | LoweredMatMul) or not node.inputs[0].element_type.is_integer:
+        return None
+    weights = constant_data(node.inputs[1])
+    if weights is None:
+        return None
+    x = parameter(node.inputs[0].shape.to_static(), f32, "x").output
+    plain: LoweredConvolution | LoweredMatMul
+    if isinstance(op, LoweredConvolution):
+        plain = replace(op, x_zero_point=0, epilogue=input_(0, f32))
+    else:
+        plain = replace(op, a_zero_point=0, b_zero_point=0, epilogue=input_(0, f32))
+    return Node(plain, [x, constant(weights.astype(np.float32))])
 
 
 class Trial:

@@ -12,7 +12,7 @@ import pytest
 import lpir
 from lpir.devices.cpu import tune
 from lpir.devices.cpu.isa import Isa, all_isas, by_name
-from lpir.devices.cpu.tune import Trial, Tuning
+from lpir.devices.cpu.tune import Trial, Tuning, float_twin
 from tests.passes.networks import mobile_block
 from tests.tolerances import EXACT, assert_close
 
@@ -73,6 +73,29 @@ def test_answers_outlive_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert json.loads(file.read_text()) == answers
     # a compiled model with other tiles is another entry
     assert not lpir.compile_model(mobile_block(), "CPU", config | {"TUNE": False}).get_property("LOADED_FROM_CACHE")
+
+
+def test_explain_says_where_float_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "race", last_is_best)
+    found = {r.name: r for r in lpir.compile_model(mobile_block(), "CPU", {"TUNE": True}).explain()}
+    for name in ("conv2", "depthwise", "fc"):
+        assert found[name].kernel.endswith("(1000000 us, FP32 takes 500000)")
+        assert found[name].precision == "INT8"
+    monkeypatch.setattr(tune, "race", lambda trials, isa: [1.0] * len(trials))
+    explanation = lpir.compile_model(mobile_block(), "CPU", {"TUNE": True}).explain()
+    assert "FP32 takes" not in str(explanation)
+
+
+def test_a_product_of_codes_has_a_twin_in_float() -> None:
+    lowered = lpir.compile_model(mobile_block(), "CPU").get_runtime_model()
+    twins = {n.name: float_twin(n) for n in lowered.nodes()}
+    twin = twins["conv2"]
+    assert twin is not None
+    assert [v.shape.to_static() for v in (*twin.inputs, *twin.outputs)] == [
+        (1, 8, 8, 16), (3, 3, 16, 16), (1, 8, 8, 16)
+    ]  # fmt: skip
+    assert {str(v.element_type) for v in (*twin.inputs, *twin.outputs)} == {"f32"}
+    assert twins["x"] is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"igemm": "Tile(rows=99, vectors=99)"}'])
