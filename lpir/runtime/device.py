@@ -52,6 +52,9 @@ class Runner(ABC):
     def reset_state(self) -> None:  # noqa: B027  (a runner without variables has nothing to do)
         """Variables of a stateful model start anew."""
 
+    def forget(self) -> None:  # noqa: B027  (a runner that copies its inputs keeps none)
+        """Lets go of the arrays of the last run."""
+
 
 class Executable(ABC):
     """A compiled model. Runners made from it share everything but buffers."""

@@ -264,6 +264,7 @@ class InferRequest:
         """Drops inputs and results, so that an idle request keeps no caller's arrays alive."""
         self._inputs = [None] * len(self._inputs)
         self._results = None
+        self.runner.forget()
 
     def get_compiled_model(self) -> CompiledModel:
         return self.compiled

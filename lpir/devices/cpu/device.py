@@ -189,6 +189,10 @@ class DynamicRunner(Runner):
     def profiling_info(self) -> Any:
         return self.current[1].profiling_info() if self.current else []
 
+    def forget(self) -> None:
+        if self.current:
+            self.current[1].forget()
+
 
 def facts(options: Options) -> dict[str, Any]:
     """Read-only properties of an executable."""

@@ -88,6 +88,8 @@ class Plan:
     constants: Array
     offsets: tuple[int, ...]
     choices: dict[str, tuple[Node, Choice]]
+    # buffers of the inputs that only native steps read, so that they may be elsewhere; None for the others
+    movable: tuple[int | None, ...]
     # where in the arena times are written, or None
     stamps: Slot | None = None
 
@@ -183,6 +185,7 @@ class Planner:
             constants=self.store.pack(),
             offsets=placement.offsets,
             choices=self.choices,
+            movable=tuple(self._movable(v) for v in self.model.inputs),
             stamps=self._stamp_slot(placement.offsets),
         )
 
@@ -292,6 +295,13 @@ class Planner:
             else:
                 self._new_buffer(value)
 
+    def _movable(self, value: Value) -> int | None:
+        """The buffer of a model's input if native steps are all that reads it."""
+        results = [self._root(r.inputs[0]) for r in self.model.results]
+        if value in results or not all(isinstance(s, NativeSegment) for s in self.segments):
+            return None
+        return self.buffers[id(value)]
+
     def _taken_over(self, node: Node, kernel: Kernel) -> int | None:
         """The buffer of an input that dies here and that output 0 may overwrite."""
         for index in kernel.reuses(node):
@@ -301,6 +311,7 @@ class Planner:
             others = [v for v in node.inputs if v is not value and self._known(v) is None]
             if (
                 buffer is not None
+                and root.node.op.type_name != "Parameter"
                 and self.blocks[buffer][2] == self.position
                 and _bytes(root) == _bytes(node.outputs[0])
                 and all(self.buffers[id(self._root(v))] != buffer for v in others)

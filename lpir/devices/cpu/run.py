@@ -18,9 +18,13 @@ from lpir.devices.cpu.threads import ThreadPool, pool_for
 from lpir.ir.op import Array
 from lpir.runtime.device import Runner
 from lpir.runtime.evaluate import Variables, evaluate_node
-from lpir.runtime.memory import allocate
+from lpir.runtime.memory import SLACK, allocate
 from lpir.runtime.profile import ProfilingInfo
 
+# an input of fewer bytes is copied sooner than pointed to
+LARGE = 1 << 14
+# memory is mapped, and so readable, in whole pages of a multiple of this
+PAGE = 4096
 _LOCK = Lock()
 # machine code of the whole process, by ISA
 _CODE: dict[str, Jit] = {}
@@ -49,15 +53,24 @@ class BoundSegment:
         self.count = len(segment.steps)
         start = int(arena.ctypes.data)
         words: list[int] = []
+        refs: list[tuple[int, Ref]] = []
         table: list[tuple[int, int]] = []
         for step in segment.steps:
             table.append((addresses[step.code.symbol], len(words)))
+            refs += [(i, w) for i, w in enumerate(step.params, len(words)) if isinstance(w, Ref)]
             words += [plan.address(w, start) if isinstance(w, Ref) else w & (2**64 - 1) for w in step.params]
         # kept here, because the steps point into them
         self.words = np.array(words, np.uint64)
         base = int(self.words.ctypes.data)
         self.table = np.array([(f, base + 8 * at) for f, at in table], np.uint64).reshape(-1, 2)
         self.address = int(self.table.ctypes.data)
+        # which words point into each movable input, and how far behind its start
+        self.places = {b: [(i, r.offset) for i, r in refs if r.buffer == b] for b in plan.movable if b is not None}
+
+    def point(self, buffer: int, address: int) -> None:
+        """Moves an input to another address."""
+        for index, offset in self.places[buffer]:
+            self.words[index] = address + offset
 
 
 class BoundCallback:
@@ -78,6 +91,47 @@ class BoundCallback:
         self.seconds = time.perf_counter() - start
 
 
+class Input:
+    """Where steps read an input: its copy in the arena or, large and safe to read, the caller's own array."""
+
+    def __init__(self, view: Array, buffer: int | None, segments: Sequence[BoundSegment]) -> None:
+        self.view, self.buffer, self.segments = view, buffer, segments
+        self.address = _address(view)
+        # what the steps point to
+        self.source = view
+
+    def put(self, array: Array) -> None:
+        """Makes `array` what the next run reads; it must not change before that is over."""
+        if array is self.source:
+            return
+        if self.buffer is not None and array.nbytes >= LARGE and _readable(array):
+            self._point(array, _address(array))
+        else:
+            self.reset()
+            np.copyto(self.view, array)
+
+    def reset(self) -> None:
+        """Lets go of the caller's array."""
+        if self.source is not self.view:
+            self._point(self.view, self.address)
+
+    def _point(self, array: Array, address: int) -> None:
+        assert self.buffer is not None
+        for segment in self.segments:
+            segment.point(self.buffer, address)
+        self.source = array
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _readable(array: Array) -> bool:
+    """Whether kernels may read the array and SLACK bytes behind it: they lie on its last page."""
+    end = _address(array) + array.nbytes
+    return array.flags.aligned and array.flags.c_contiguous and (end - 1) // PAGE == (end + SLACK - 1) // PAGE
+
+
 class CpuRunner(Runner):
     """An arena, parameter words that point into it, and the segments in order."""
 
@@ -88,7 +142,6 @@ class CpuRunner(Runner):
         self.variables = Variables()
         self.constants = plan.constants
         self.arena = allocate(plan.arena_size)
-        self.inputs = [slot.view(self.arena, plan.constants) for slot in plan.inputs]
         self.outputs = [slot.view(self.arena, plan.constants) for slot in plan.outputs]
         self.segments: list[BoundSegment | BoundCallback] = [
             BoundCallback(s, self.arena, plan.constants)
@@ -96,11 +149,14 @@ class CpuRunner(Runner):
             else BoundSegment(s, plan, addresses, self.arena)
             for s in plan.segments
         ]
+        native = [s for s in self.segments if isinstance(s, BoundSegment)]
+        views = [slot.view(self.arena, plan.constants) for slot in plan.inputs]
+        self.inputs = [Input(v, b, native) for v, b in zip(views, plan.movable, strict=True)]
         self.stamps = plan.stamps.view(self.arena, plan.constants) if plan.stamps else None
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        for view, array in zip(self.inputs, inputs, strict=True):
-            np.copyto(view, array)
+        for place, array in zip(self.inputs, inputs, strict=True):
+            place.put(array)
         pool = self.own_pool or pool_for(self.threads, self.stream)
         for segment in self.segments:
             if isinstance(segment, BoundSegment):
@@ -125,3 +181,7 @@ class CpuRunner(Runner):
 
     def reset_state(self) -> None:
         self.variables.reset()
+
+    def forget(self) -> None:
+        for place in self.inputs:
+            place.reset()

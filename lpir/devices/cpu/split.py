@@ -123,3 +123,7 @@ class SplitRunner(Runner):
 
     def profiling_info(self) -> list[ProfilingInfo]:
         return [*self.head.profiling_info(), *self.tail.profiling_info()]
+
+    def forget(self) -> None:
+        self.head.forget()
+        self.tail.forget()
