@@ -21,6 +21,7 @@ from lpir.ops.boundary import constant, constant_data
 from lpir.ops.lowered import Elementwise, LoweredMatMul, LoweredSoftmax
 from lpir.ops.lowered_attention import IDENTITY, LoweredAttention
 from lpir.passes.lowprec.clamps import drop_inner_clamps
+from lpir.passes.lowprec.scales import fold_output_scale, join_factors
 from lpir.scalar.expr import Expr, input_, substitute
 from lpir.scalar.simplify import simplify
 
@@ -68,7 +69,7 @@ def _join(softmax: Node) -> None:
         first.op.a_zero_point,
         first.op.b_zero_point,
         len(scores.operands),
-        scores.expr,
+        join_factors(scores.expr),
         second.op.epilogue,
     )
     inputs = [q[0], k[0], v[0], *scores.operands, *second.inputs[2:]]
@@ -204,7 +205,9 @@ def _take_following(joined: Node) -> None:
         leaves[index] = input_(first + len(operands), value.element_type)
         operands.append(constant(np.ascontiguousarray(of_heads), value.element_type))
     epilogue = drop_inner_clamps(simplify(substitute(follower.op.expr, leaves)))
-    node = Node(dataclasses.replace(op, epilogue=epilogue), [*joined.inputs, *operands], joined.name)
+    own = 3 + op.score_operands
+    epilogue, operands = fold_output_scale(epilogue, [*joined.inputs[own:], *operands], 1)
+    node = Node(dataclasses.replace(op, epilogue=epilogue), [*joined.inputs[:own], *operands], joined.name)
     node.source = [*joined.source, *(s for s in follower.source if s not in joined.source)]
     flattened = Node(reshape.op, [node.outputs[0], reshape.inputs[1]], reshape.name)
     flattened.source = reshape.source

@@ -1,4 +1,4 @@
-"""Folds the multiplication of a quantization into the scale and the bias before it."""
+"""Folds multiplications into those before them: of a quantization into scale and bias, of a sum into its scale."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from lpir.scalar.expr import Expr, const, input_, substitute
 def fold_output_scale(epilogue: Expr, operands: list[Value], first: int) -> tuple[Expr, list[Value]]:
     """`rint(clamp((acc * scale + bias) * inverse))` becomes `rint(clamp(acc * scale' + bias'))`.
 
-    The products are made in float64 and rounded once: one multiplication and one rounding less a value. `scale` and
-    `bias` are literals or constant operands; operand i is leaf `first + i`. Returns the epilogue and its operands.
+    So does the last of several factors, `x * scale` for any x. The products are made in float64 and rounded once: one
+    multiplication and one rounding less a value. `scale` and `bias` are literals or constant operands; operand i is
+    leaf `first + i`. Returns the epilogue and its operands.
     """
     for rounded in epilogue.walk():
         product = _product(rounded)
@@ -38,15 +39,42 @@ def _product(expr: Expr) -> Expr | None:
 
 
 def _times(expr: Expr, factor: float, operands: list[Value], first: int) -> Expr | None:
-    """`expr * factor` for `acc * scale` and `acc * scale + bias`, or None for any other form."""
+    """`expr * factor` for `x * scale` and `acc * scale + bias`, or None for any other form."""
     if expr.fn == "add":
-        scaled = _times(expr.args[0], factor, operands, first) if expr.args[0].fn == "mul" else None
-        bias = _scaled_leaf(expr.args[1], factor, operands, first)
-        return None if scaled is None or bias is None else scaled + bias
-    if expr.fn != "mul" or expr.args[0].fn != "cast" or expr.args[0].args[0].fn != "input":
+        # a sum may be written either way around
+        product, bias = expr.args if expr.args[0].fn == "mul" else expr.args[::-1]
+        if product.fn != "mul" or not _is_sum(product.args[0]):
+            return None
+        scaled, offset = (_times(product, factor, operands, first), _scaled_leaf(bias, factor, operands, first))
+        return None if scaled is None or offset is None else scaled + offset
+    if expr.fn != "mul":
         return None
     scale = _scaled_leaf(expr.args[1], factor, operands, first)
     return None if scale is None else expr.args[0] * scale
+
+
+def _is_sum(expr: Expr) -> bool:
+    """Whether `expr` is an integer leaf as a float: a sum of products."""
+    return expr.fn == "cast" and expr.args[0].fn == "input"
+
+
+def join_factors(expr: Expr) -> Expr:
+    """`expr` with `sum * a * b` and `sum * a / b`, a and b literals, as one multiplication."""
+    rebuilt: dict[int, Expr] = {}
+    for e in expr.walk():
+        args = tuple(rebuilt[id(a)] for a in e.args)
+        made = Expr(e.fn, args, e.type, e.value) if args else e
+        if made.fn in ("mul", "div") and args[1].fn == "const" and _is_scaled_sum(args[0]):
+            a, b = float(args[0].args[1].value or 0), float(args[1].value or 0)
+            if made.fn == "mul" or b:
+                joined = float(np.float32(a * b if made.fn == "mul" else a / b))
+                made = args[0].args[0] * joined
+        rebuilt[id(e)] = made
+    return rebuilt[id(expr)]
+
+
+def _is_scaled_sum(expr: Expr) -> bool:
+    return expr.fn == "mul" and expr.type == f32 and _is_sum(expr.args[0]) and expr.args[1].fn == "const"
 
 
 def _scaled_leaf(leaf: Expr, factor: float, operands: list[Value], first: int) -> Expr | None:
