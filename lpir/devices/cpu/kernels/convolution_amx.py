@@ -27,7 +27,7 @@ def amx_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
     """The product by tiles."""
     groups, _, length, n = product.w.shape
     rows = tile_rows(product.offsets)
-    gemm = amx_gemm.build(isa, rows, len(product.offsets), n, product.runs, length, product.finish(isa), groups)
+    gemm = amx_gemm.build(isa, rows, len(product.offsets), n, product.runs, length, product.finish(), groups)
     weights, sums = gemm.pack(product.w)
     call = amx_gemm.Call(
         x=product.x,

@@ -58,7 +58,7 @@ class DepthwiseInt8(Kernel):
         operands = node.inputs[2:]
         kinds = [operand_of(v, out) for v in operands]
         known = {i: a for i, v in enumerate(operands, 1) if (a := _lanes_of(v, kinds[i - 1])) is not None}
-        finish = epilogue_of(isa, expanded(op.epilogue), kinds, operands, sums_range(taps, op.x_zero_point))
+        finish = epilogue_of(expanded(op.epilogue), kinds, operands, sums_range(taps, op.x_zero_point))
         table = idepthwise.row_table(x, out, kernel, op.strides, op.dilations, op.pads_begin)
         row = x[-2] * channels if (table < 0).any() else 0
         init = (isa.shift - op.x_zero_point) * taps.sum(axis=(0, 1), dtype=np.int64)

@@ -59,11 +59,11 @@ class Product:
         """The largest activation, padding included."""
         return max(largest_code(self.node.inputs[0]), min(255, self.zero_point))
 
-    def finish(self, isa: Isa) -> Epilogue:
+    def finish(self) -> Epilogue:
         """The epilogue as a kernel prints it."""
         operands = self.node.inputs[2:]
         sums = sums_range(np.concatenate(list(self.w), axis=-1), self.zero_point)
-        return epilogue_of(isa, self.epilogue, [operand_of(v, self.out) for v in operands], operands, sums)
+        return epilogue_of(self.epilogue, [operand_of(v, self.out) for v in operands], operands, sums)
 
     def bound(self, ctx: BuildContext) -> list[Bound]:
         """The epilogue's operands."""
@@ -74,7 +74,7 @@ def igemm_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
     """The product by vectors' dot products."""
     w = product.w
     rows = _rows(product.offsets, ctx)
-    finish = product.finish(isa)
+    finish = product.finish()
     gemm = gemm_builder(isa)(
         isa,
         m=len(product.offsets),

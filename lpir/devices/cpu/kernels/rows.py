@@ -11,7 +11,6 @@ import numpy as np
 from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref
 from lpir.devices.cpu.codegen.emitter import Function
 from lpir.devices.cpu.codegen.vector import PRIMITIVES, memory_type
-from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import BuildContext, Step
 from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Operand, Rows, element_bytes
 from lpir.devices.cpu.kernels.geometry import dense_strides
@@ -83,9 +82,7 @@ def bind_operand(value: Value, out: Sequence[int], ctx: BuildContext) -> Bound:
     return Bound(ctx.ref(value), Rows(table=ctx.constant(grid_offsets(out[:-1], strides[:-1]).astype(np.int32))))
 
 
-def epilogue_of(
-    isa: Isa, expr: Expr, kinds: Sequence[Operand], values: Sequence[Value], sums: tuple[Array, Array]
-) -> Epilogue:
+def epilogue_of(expr: Expr, kinds: Sequence[Operand], values: Sequence[Value], sums: tuple[Array, Array]) -> Epilogue:
     """The epilogue `expr` over sums within `sums` (a channel each), without a clamp that a saturating pack does."""
     leaves = {0: sums}
     for i, value in enumerate(values, 1):
