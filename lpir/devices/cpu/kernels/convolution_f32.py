@@ -202,9 +202,9 @@ class Product:
         self.fused = refuse_operands(node, 2) is None
         self.whole = op.epilogue
         self.epilogue = op.epilogue if self.fused else input_(0, self.type)
-        operations = sum(1 for e in expanded(self.epilogue).walk() if e.args)
+        self.operations = sum(1 for e in expanded(self.epilogue).walk() if e.args)
         question = f"fgemm {shape.groups} x {shape.m} x {shape.n} x {shape.taps} x {shape.channels} {packed}"
-        self.tile = ctx.pick(question, fgemm.tiles(isa, shape, packed, operations))
+        self.tile = ctx.pick(question, fgemm.tiles(isa, shape, packed, self.operations))
 
     def pack(self, w: Array) -> Right:
         """Constant weights [G, K, N], in the order of the tile. One matrix serves every group of a batch."""
@@ -229,7 +229,7 @@ class Product:
         packed = right.packed and arithmetic == "float"
         order = fgemm.schedule(self.isa, self.shape, self.tile, ctx.threads, packed, self._left_bytes())
         shape, taps = cut_runs(self.shape, left.taps, order.cut.length)
-        unroll = fgemm.unroll_of(self.tile, shape.channels)
+        unroll = fgemm.unroll_of(self.tile, shape.channels, self.operations)
         parts = order.cut.parts > 1
         form = Form(
             packed=right.packed,

@@ -37,7 +37,7 @@ from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import tiling
 from lpir.devices.cpu.kernels.base import Step
 from lpir.devices.cpu.kernels.epilogue import Bound, Operand, Rows, element_bytes
-from lpir.devices.cpu.kernels.fgemm_print import LINE, Form, kernel
+from lpir.devices.cpu.kernels.fgemm_print import LINE, Form, is_long, kernel
 from lpir.devices.cpu.kernels.pack import Array, channel_index
 from lpir.devices.cpu.kernels.tiling import Tile
 from lpir.scalar.expr import Expr
@@ -143,10 +143,13 @@ def cut(shape: Shape) -> Cut:
     return Cut(length, each, -(-runs // each))
 
 
-def unroll_of(tile: Tile, channels: int) -> int:
-    """Steps a round of the inner loop: small tiles need more, to hide its overhead."""
+def unroll_of(tile: Tile, channels: int, operations: int) -> int:
+    """Steps a round of the inner loop: small tiles need more, to hide its overhead.
+
+    One where the constants of a long epilogue hold registers: the loads of a second step would push sums to the stack.
+    """
     cells = tile.rows * tile.vectors
-    wanted = 2 if cells > 6 else 4
+    wanted = 4 if cells <= 6 else 1 if is_long(operations, cells) else 2
     return max(u for u in (1, 2, 4) if u <= wanted and channels % u == 0)
 
 

@@ -53,6 +53,11 @@ class _Part:
     ends: Value | None = None
 
 
+def is_long(operations: int, cells: int) -> bool:
+    """Whether an epilogue of so many operations is printed once a vector, and not for every cell of a tile."""
+    return operations * cells > INLINE_EPILOGUE
+
+
 @functools.lru_cache(maxsize=512)
 def kernel(isa: Isa, tile: Tile, form: Form, epilogue: Expr, operands: tuple[Operand, ...]) -> tuple[Kernel, Epilogue]:
     """The kernel of a shape class and the printer of its epilogue."""
@@ -300,7 +305,7 @@ class _Printer:
         """Finishes a tile: rows `first ...` of a group whose rows start at output row `row`."""
         f, rows, vectors = self.f, self.tile.rows, self.tile.vectors
         operations = sum(1 for e in self.epilogue.expr.walk() if e.args)
-        if operations * rows * vectors <= INLINE_EPILOGUE:
+        if not is_long(operations, rows * vectors):
             for j, n in enumerate(channels):
                 leaves = self.epilogue.vectors(f, n, self.lanes)
                 for r in range(rows):
