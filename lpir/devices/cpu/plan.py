@@ -12,6 +12,7 @@ import numpy as np
 from lpir.devices.cpu.codegen.abi import Ref
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import Kernel, Step
+from lpir.devices.cpu.places import Places
 from lpir.devices.cpu.profile import STAMP_BYTES, Stamps
 from lpir.devices.cpu.select import Choice, choose
 from lpir.errors import ModelError
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# operations that only give their first input another shape
-ALIASES = ("Reshape", "Squeeze", "Unsqueeze", "Identity")
 # of the buffers: the constants
 CONSTANTS = -1
 # bytes of a constant whose file gives up its memory once the constant is packed
@@ -150,7 +149,6 @@ class Planner:
         self.tuning = tuning
         self.order = [n for n in model.nodes() if n.op.type_name not in ("Parameter", "Result", "Constant")]
         self.known: dict[int, Array] = {}
-        self.roots: dict[int, Value] = {}
         self.last: dict[int, int] = {}
         self.buffers: dict[int, int] = {}
         self.blocks: list[list[int]] = []
@@ -166,6 +164,7 @@ class Planner:
     def plan(self) -> Plan:
         """The plan. Raises ModelError when a node's reference fails while constants are folded."""
         self._fold()
+        self.places = Places(self.order, self.isa, lambda v: self._known(v) is not None)
         self._lifetimes()
         for value in self.model.inputs:
             self._new_buffer(value)
@@ -196,7 +195,12 @@ class Planner:
         array = self._known(value)
         if array is not None:
             return self.constant(array)
-        return Ref(self.buffers[id(self._root(value))])
+        place = self.places.of(value)
+        return Ref(self.buffers[id(place.root)], place.offset)
+
+    def pitch(self, value: Value) -> int:
+        """Bytes between the rows of an output."""
+        return self.places.of(value).pitch or value.shape.to_static()[-1] * value.element_type.dtype.itemsize
 
     def constant(self, array: Array, name: str = "") -> Ref:
         """Stores an array with the constants."""
@@ -233,22 +237,20 @@ class Planner:
 
     def _lifetimes(self) -> None:
         for position, node in enumerate(self.order):
-            if node.op.type_name in ALIASES and self._known(node.inputs[0]) is None:
-                self.roots[id(node.outputs[0])] = self._root(node.inputs[0])
             for value in (*node.inputs, *node.outputs):
                 self.last[id(self._root(value))] = position
         for result in self.model.results:
             self.last[id(self._root(result.inputs[0]))] = len(self.order)
 
     def _root(self, value: Value) -> Value:
-        return self.roots.get(id(value), value)
+        return self.places.of(value).root
 
     def _new_buffer(self, value: Value) -> None:
         self.buffers[id(value)] = len(self.blocks)
         self.blocks.append([_bytes(value), self.position, self.last.get(id(value), self.position)])
 
     def _node(self, node: Node) -> None:
-        if id(node.outputs[0]) in self.roots:
+        if self.places.is_alias(node):
             self.choices[f"{node.name}#{self.position}"] = (node, Choice(None, alias=True))
             return
         choice = choose(node, self.isa)
@@ -289,11 +291,15 @@ class Planner:
     def _outputs(self, node: Node, kernel: Kernel | None) -> None:
         taken = self._taken_over(node, kernel) if kernel else None
         for value in node.outputs:
-            if taken is not None and value.index == 0:
+            root = self._root(value)
+            if id(root) in self.buffers:
+                # another part was here first
+                continue
+            if taken is not None and value.index == 0 and root is value:
                 self.buffers[id(value)] = taken
                 self.blocks[taken][2] = self.last[id(value)]
             else:
-                self._new_buffer(value)
+                self._new_buffer(root)
 
     def _movable(self, value: Value) -> int | None:
         """The buffer of a model's input if native steps are all that reads it."""
@@ -313,7 +319,7 @@ class Planner:
                 buffer is not None
                 and root.node.op.type_name != "Parameter"
                 and self.blocks[buffer][2] == self.position
-                and _bytes(root) == _bytes(node.outputs[0])
+                and _bytes(root) == _bytes(value) == _bytes(node.outputs[0])
                 and all(self.buffers[id(self._root(v))] != buffer for v in others)
             ):
                 return buffer
@@ -327,7 +333,8 @@ class Planner:
 
     def _slotter(self, offsets: Sequence[int]) -> Any:
         def slot(value: Value) -> Slot:
-            offset = offsets[self.buffers[id(self._root(value))]]
+            place = self.places.of(value)
+            offset = offsets[self.buffers[id(place.root)]] + place.offset
             return Slot(False, offset, value.shape.to_static(), value.element_type.dtype)
 
         return slot

@@ -158,6 +158,9 @@ class Trial:
         self._memory[-1].fill(0x3F)
         return Ref(len(self._memory) - 1)
 
+    def pitch(self, value: Value) -> int:
+        return value.shape.to_static()[-1] * value.element_type.dtype.itemsize
+
     def pick(self, question: str, options: Sequence[T]) -> T:
         best = options[:OPTIONS]
         self.asked[question] = [str(option) for option in best]

@@ -62,6 +62,9 @@ class Context:
     def scratch(self, nbytes: int, name: str = "") -> Ref:
         return self._place(None, nbytes)
 
+    def pitch(self, value: Value) -> int:
+        return value.shape.to_static()[-1] * value.element_type.dtype.itemsize
+
     def pick(self, question: str, options: Sequence[T]) -> T:
         return options[0]
 

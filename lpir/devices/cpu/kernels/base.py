@@ -86,6 +86,9 @@ class BuildContext(Protocol):
     def constant(self, array: np.ndarray[Any, Any], name: str = "") -> Ref:
         """Stores a copy of the array's bytes (C order) with the plan's constants."""
 
+    def pitch(self, value: Value) -> int:
+        """Bytes between the rows (vectors along the last axis) of output 0 of a kernel that `spreads`."""
+
     def scratch(self, nbytes: int, name: str = "") -> Ref:
         """Memory for the steps of this node."""
 
@@ -102,6 +105,8 @@ class Kernel(ABC):
     ops: ClassVar[tuple[type[Op], ...]]
     # kernels with a smaller rank are asked first
     rank: ClassVar[int] = 0
+    # whether rows of output 0 may be further apart than they are long (`ctx.pitch`): a part of a Concat
+    spreads: ClassVar[bool] = False
 
     @abstractmethod
     def applies(self, node: Node, isa: Isa) -> str | None:

@@ -35,7 +35,7 @@ def amx_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
         init=ctx.constant((-product.zero_point * sums.astype(np.int64)).astype(np.int32)),
         config=ctx.constant(gemm.config()),
         out=ctx.ref(product.node.outputs[0]),
-        out_stride=product.out_stride,
+        out_stride=ctx.pitch(product.node.outputs[0]),
         operands=product.bound(ctx),
         x_group=product.group_bytes,
         offsets=0 if gemm.form.affine else ctx.constant(gemm.offsets),

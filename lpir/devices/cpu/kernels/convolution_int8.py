@@ -53,6 +53,7 @@ class ConvolutionInt8(Kernel):
     name = "igemm_convolution"
     ops = (LoweredConvolution,)
     rank = 10
+    spreads = True
 
     def applies(self, node: Node, isa: Isa) -> str | None:
         op = node.op
@@ -99,6 +100,7 @@ class MatMulInt8(Kernel):
     name = "igemm_matmul"
     ops = (LoweredMatMul,)
     rank = 10
+    spreads = True
 
     def applies(self, node: Node, isa: Isa) -> str | None:
         op = node.op

@@ -122,9 +122,11 @@ class Concat(Kernel):
         strides, size = dense_strides(shape), element_size(node.output.element_type) or 1
         steps, at = [], 0
         for value in node.inputs:
-            part = shape_of(value)
+            part, source = shape_of(value), ctx.ref(value)
             to = View(ctx.ref(node.output) + at * strides[axis] * size, strides)
-            steps += copy(isa, size, part, View(ctx.ref(value), dense_strides(part)), to, ctx.threads)
+            # a part may have been written where it belongs
+            if source != to.at:
+                steps += copy(isa, size, part, View(source, dense_strides(part)), to, ctx.threads)
             at += part[axis]
         return steps
 

@@ -12,7 +12,7 @@ from lpir.devices.cpu.codegen.abi import Ref
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import igemm, igemm_int16, igemm_pairs
 from lpir.devices.cpu.kernels.base import BuildContext, Step
-from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Rows, element_bytes
+from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Rows
 from lpir.devices.cpu.kernels.igemm import IntGemm
 from lpir.devices.cpu.kernels.ranges import largest_code, sums_range
 from lpir.devices.cpu.kernels.rows import bind_operand, epilogue_of, operand_of
@@ -48,11 +48,6 @@ class Product:
     def out(self) -> tuple[int, ...]:
         """Shape of the output."""
         return self.node.outputs[0].shape.to_static()
-
-    @property
-    def out_stride(self) -> int:
-        """Bytes between the pixels of the output."""
-        return self.out[-1] * element_bytes(self.epilogue.type)
 
     @property
     def top(self) -> int:
@@ -93,7 +88,7 @@ def igemm_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
         weights=ctx.constant(packed.weights),
         init=ctx.constant(igemm.init_vector(isa, packed, product.zero_point)),
         out=ctx.ref(product.node.outputs[0]),
-        out_rows=Rows(product.out_stride),
+        out_rows=Rows(ctx.pitch(product.node.outputs[0])),
         operands=product.bound(ctx),
         offsets=ctx.constant(packed.offsets) if gemm.needs_offsets else 0,
         ranges=ctx.constant(packed.ranges) if gemm.needs_ranges else 0,
