@@ -12,8 +12,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -104,9 +105,15 @@ def roofline(isa_name: str, threads: int) -> Roofline:
             threads=threads,
             dot=4 * cells * rate["dot"](width),
             fma=cells * rate["fma"](width),
-            reads=tuple((size, size * threads * rate["read"](size)) for size in READS),
+            reads=_falling([(size, size * threads * rate["read"](size)) for size in READS]),
             tiles=STEPS * 4 * TILE_MACS * threads * rate["tiles"](4 * TILE_BYTES) if isa.tiles else 0,
         )
+
+
+def _falling(reads: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """Rates of growing sizes; what a larger size reached, a smaller one can too, if its measurement was disturbed."""
+    best = accumulate((rate for _, rate in reversed(reads)), max)
+    return tuple(reversed([(size, rate) for (size, _), rate in zip(reversed(reads), best, strict=True)]))
 
 
 class Machine:
@@ -207,7 +214,7 @@ def reading(isa: Isa) -> Kernel:
 
 
 def _fma(f: Function, total: Value, x: Value, w: Value) -> Value:
-    return f.intrinsic("llvm.fma", total.type, x, w, total)
+    return f.intrinsic("llvm.fmuladd", total.type, x, w, total)
 
 
 def _keep(f: Function, values: list[Value]) -> None:

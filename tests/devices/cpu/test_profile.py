@@ -127,9 +127,13 @@ def test_the_machine_is_measured(isa: str) -> None:
     line = roofline(isa, 1)
     assert line is roofline(isa, 1)
     assert [size for size, _ in line.reads] == list(READS)
-    assert line.dot > line.fma > 1e7
+    assert min(line.dot, line.fma) > 1e7
+    # what an instruction for bytes is for
+    assert line.dot > line.fma or isa == "generic"
     assert (line.tiles > line.dot) == by_name(isa).tiles
-    assert all(rate > 1e7 for _, rate in line.reads)
+    rates = [rate for _, rate in line.reads]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] > 1e7
     info = {i.node_name: i for i in profile(ISA=isa, INFERENCE_NUM_THREADS=1)}
     conv = info["conv2"]
     assert conv.macs == 8 * 8 * 16 * 16 * 9
