@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +15,8 @@ from lpir.ir.op import Array
 ALIGNMENT = 64
 # bytes behind every buffer that vector loads may read
 SLACK = 64
+# of the processor's larger pages; smaller pieces of memory than LARGE need few pages of any size
+HUGE_PAGE, LARGE = 2 << 20, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,16 @@ def _tightest(starts: Array, ends: Array, size: int) -> int:
 
 
 def allocate(size: int) -> Array:
-    """Zeroed bytes that start at a multiple of 64."""
-    raw = np.zeros(size + ALIGNMENT, np.uint8)
-    skip = -raw.ctypes.data % ALIGNMENT
+    """Zeroed bytes that start at a multiple of 64; many of them in huge pages, where the system has them."""
+    huge = size >= LARGE and hasattr(mmap, "MADV_HUGEPAGE")
+    step = HUGE_PAGE if huge else ALIGNMENT
+    if huge:
+        memory = mmap.mmap(-1, size + step)
+        # a system that was built without them refuses
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        raw = np.frombuffer(memory, np.uint8)
+    else:
+        raw = np.zeros(size + step, np.uint8)
+    skip = -raw.ctypes.data % step
     return raw[skip : skip + size]

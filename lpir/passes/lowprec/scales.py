@@ -11,21 +11,30 @@ from lpir.scalar.expr import Expr, const, input_, substitute
 
 
 def fold_output_scale(epilogue: Expr, operands: list[Value], first: int) -> tuple[Expr, list[Value]]:
-    """`rint(clamp((acc * scale + bias) * inverse))` becomes `rint(clamp(acc * scale' + bias'))`.
+    """`rint(clamp((acc * scale + bias) * inverse))` becomes `rint(clamp(acc * scale' + bias'))`; a second product in
+    place of the bias, of a residual, is folded alike.
 
     So does the last of several factors, `x * scale` for any x. The products are made in float64 and rounded once: one
     multiplication and one rounding less a value. `scale` and `bias` are literals or constant operands; operand i is
     leaf `first + i`. Returns the epilogue and its operands.
     """
+    folded = _fold_one(epilogue, operands, first)
+    while folded is not None:
+        epilogue, operands = folded
+        folded = _fold_one(epilogue, operands, first)
+    return epilogue, operands
+
+
+def _fold_one(epilogue: Expr, operands: list[Value], first: int) -> tuple[Expr, list[Value]] | None:
     for rounded in epilogue.walk():
         product = _product(rounded)
         if product is None:
             continue
-        folded = list(operands)
-        inside = _times(product.args[0], float(product.args[1].value or 0), folded, first)
+        more = list(operands)
+        inside = _times(product.args[0], float(product.args[1].value or 0), more, first)
         if inside is not None:
-            return _used(_swap(epilogue, product, inside), folded, first)
-    return epilogue, operands
+            return _used(_swap(epilogue, product, inside), more, first)
+    return None
 
 
 def _product(expr: Expr) -> Expr | None:
@@ -39,13 +48,15 @@ def _product(expr: Expr) -> Expr | None:
 
 
 def _times(expr: Expr, factor: float, operands: list[Value], first: int) -> Expr | None:
-    """`expr * factor` for `x * scale` and `acc * scale + bias`, or None for any other form."""
+    """`expr * factor` for `x * scale`, `acc * scale + bias` and `x * scale + y * scale`, or None for another form."""
     if expr.fn == "add":
         # a sum may be written either way around
-        product, bias = expr.args if expr.args[0].fn == "mul" else expr.args[::-1]
-        if product.fn != "mul" or not _is_sum(product.args[0]):
+        product, other = expr.args if expr.args[0].fn == "mul" else expr.args[::-1]
+        if product.fn != "mul" or (other.fn != "mul" and not _is_sum(product.args[0])):
             return None
-        scaled, offset = (_times(product, factor, operands, first), _scaled_leaf(bias, factor, operands, first))
+        scaled = _times(product, factor, operands, first)
+        term = _times if other.fn == "mul" else _scaled_leaf
+        offset = term(other, factor, operands, first)
         return None if scaled is None or offset is None else scaled + offset
     if expr.fn != "mul":
         return None

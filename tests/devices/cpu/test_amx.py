@@ -157,10 +157,9 @@ def test_refusals_are_words() -> None:
 def test_code_on_any_host(saturate: bool, pixels: int) -> None:
     operands = [Operand("vector", f32), Operand("vector", f32)]
     epilogue = Epilogue(REQUANT.args[0], operands, saturate=True) if saturate else Epilogue(REQUANT, operands)
-    gemm = amx_gemm.build(AMX, tile_rows(np.arange(pixels) * 64), pixels, 64, (0,), 64, epilogue)
+    gemm = amx_gemm.build(AMX, np.arange(pixels) * 64, 64, (0,), 64, epilogue)
     text = assembly([gemm.kernel.text], AMX)
-    products = text.count("tdpbusd")
-    assert products == gemm.form.down * gemm.form.across
+    assert text.count("tdpbusd") == gemm.form.down * gemm.form.across
     assert text.count("ldtilecfg") == text.count("tilerelease") == 1
     # vectors are only stored to the output, and sums only through tiles
     assert not [line for line in text.splitlines() if "rsp" in line and "zmm" in line and line.rstrip().endswith(")")]
@@ -175,24 +174,28 @@ def test_code_on_any_host(saturate: bool, pixels: int) -> None:
     st.integers(1, 3),
     st.integers(1, 3),
     st.integers(0, 5),
+    st.sampled_from([2, 4]),
 )
 def test_tiles_hold_every_pixel(
-    batch: int, height: int, width: int, channels: int, down: int, right: int, gap: int
+    batch: int, height: int, width: int, channels: int, down: int, right: int, gap: int, together: int
 ) -> None:
     """Every row reads within the input, and the last row that names a pixel is that pixel."""
     pitch = (width - 1) * right + 1 + gap
     moves = ((height * down + 3) * pitch * channels, down * pitch * channels, right * channels)
     offsets = grid_offsets((batch, height, width), moves)
-    tiles = tile_rows(offsets)
+    tiles = tile_rows(offsets, together)
+    assert tiles.down <= together
+    assert tiles.tiles % tiles.down == 0
     assert 1 <= tiles.rows <= min(MOST, int(offsets[-1]) + 1)
     if tiles.starts is None or tiles.pixels is None:
         assert tiles.rows * tiles.tiles >= len(offsets)
+        assert tiles.rows * tiles.down <= len(offsets)
         return
     reads = tiles.starts[:, None] + np.arange(tiles.rows) * tiles.stride
     assert reads.min() >= 0
     assert reads.max() <= offsets[-1]
     held = set()
-    for read, pixels in zip(reads.tolist(), tiles.pixels[:, : tiles.rows].tolist(), strict=True):
+    for read, pixels in zip(reads.tolist(), tiles.pixels.tolist(), strict=True):
         last = dict(zip(pixels, read, strict=True))
         assert all(offsets[pixel] == at for pixel, at in last.items())
         held |= set(last)

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref, Word
-from lpir.devices.cpu.codegen.emitter import SECOND_CACHE, Function, Value, vector_of
+from lpir.devices.cpu.codegen.emitter import SECOND_CACHE, Function, Value, lanes_of, vector_of
+from lpir.devices.cpu.codegen.vector import concat, split
 from lpir.devices.cpu.isa import Isa
-from lpir.devices.cpu.kernels import tiling
-from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows
+from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, tile_rows
 from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Pointer, element_bytes
 from lpir.devices.cpu.kernels.interleave import pack_each
 from lpir.devices.cpu.kernels.pack import with_slack
@@ -35,11 +35,18 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 LANES = 16  # channels of a tile, and int32 lanes of a vector
 DEPTH = 64  # bytes of a row that a tile holds
-# of a unit of work: bytes of rows that stay in the first cache, and in the second where weights do not
-L1, L2 = 32 * 1024, 1024 * 1024
-# weights of this size are read again for every chunk of rows
-SMALL_WEIGHTS = 512 * 1024
+# vectors that are finished side by side: their operations hide each other's latency
+TOGETHER = 8
+# bytes that stay in the first and in the second cache, and weights that do without being asked for
+L1, L2, SMALL_WEIGHTS = 40 * 1024, 1024 * 1024, 512 * 1024
+# what a byte from outside of a core's own caches costs, in bytes of the second one
+FAR = 5
+# and one that another core wrote, in bytes from outside
+OTHER_CORE = 2
+# measured: cycles of a step of a block, of finishing a block, and bytes from outside of a core's own caches
+STEP_CYCLES, FINISH_CYCLES, BYTES_A_CYCLE = 90, 300, 8
 CONFIG_BYTES = 64
+SUMS_BYTES = 2 * MOST * 2 * LANES * 4
 # cache lines of weights that a step of a block uses, for 2 tiles
 LINES = 32
 
@@ -67,8 +74,8 @@ class Form:
     """What is compiled into a kernel beside its epilogue.
 
     `across`, `down`: tiles of channels and of rows in a block; `affine`: one run of channels; `linear`: see TileRows;
-    `joint`: the channels of a block follow each other; `single`: one row a tile; `ahead`: cache lines of the next
-    block's weights that each step asks for.
+    `joint`: the channels of a block follow each other; `together`: rows that are finished and stored together; `ahead`:
+    cache lines of the next block's weights that each step asks for.
     """
 
     down: int
@@ -76,7 +83,7 @@ class Form:
     affine: bool
     linear: bool
     joint: bool
-    single: bool
+    together: int
     ahead: int
 
 
@@ -90,6 +97,7 @@ class TileGemm:
     runs: tuple[int, ...]
     length: int
     groups: int
+    input_bytes: int
     form: Form
     kernel: Kernel
     epilogue: Epilogue
@@ -98,6 +106,11 @@ class TileGemm:
     def depth(self) -> int:
         """Bytes of a row that one step multiplies: equal parts of a run, a multiple of 4."""
         return step_depth(self.length)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights of one group."""
+        return len(self.offsets) * self.depth * self.n
 
     @property
     def offsets(self) -> Array:
@@ -137,15 +150,12 @@ class TileGemm:
         form = self.form
         pairs, blocks = -(-self.rows.tiles // form.down), len(self.first_channels)
         steps = len(self.offsets)
-        weights = steps * self.depth * self.n
-        pair_bytes = form.down * self.rows.rows * (steps * self.depth + self.n * element_bytes(self.epilogue.type))
-        cache = L1 if weights <= SMALL_WEIGHTS else L2
-        mc, nc = tiling.choose_chunks(self.groups, pairs, blocks, pair_bytes, threads, cache)
+        mc, nc = self.chunks(pairs, blocks, threads)
         values: dict[str, int | float | F32 | Ref] = {
             **{"x": call.x, "x_stride": self.rows.stride, "w": call.weights, "init": call.init, "config": call.config},
             **{"out": call.out, "out_stride": call.out_stride, "x_group": call.x_group},
             **{"m": self.m, "n": self.n, "steps": steps, "depth": self.depth, "rows": self.rows.rows},
-            **{"groups": self.groups, "tiles": self.rows.tiles, "pairs": pairs, "blocks": blocks},
+            **{"groups": self.groups, "pairs": pairs, "blocks": blocks},
             **{"m_chunks": mc, "n_chunks": nc},
             **self.epilogue.values(call.operands),
         }
@@ -154,6 +164,42 @@ class TileGemm:
         if not form.linear:
             values |= {"starts": call.starts, "pixels": call.pixels}
         return self.kernel.words(values)
+
+    def chunks(self, pairs: int, blocks: int, threads: int) -> tuple[int, int]:
+        """Into how many chunks to cut the pairs of row tiles, and the blocks of channels.
+
+        Threads that share the rows all read all weights; threads that share the channels all read the whole input.
+        """
+        work = len(self.offsets) * STEP_CYCLES + FINISH_CYCLES
+        by_rows = -(-pairs // threads) * blocks * work + self.weight_bytes / BYTES_A_CYCLE
+        # half of the input comes from another core's caches
+        read = self.weight_bytes / threads + OTHER_CORE * self.input_bytes
+        by_channels = -(-blocks // threads) * pairs * work + read / BYTES_A_CYCLE
+        if self.groups == 1 and threads > 1 and by_channels < by_rows:
+            return -(-pairs // self.chunk(pairs, blocks // threads)), min(blocks, threads)
+        share = -(-pairs // threads)
+        return min(pairs, threads * -(-share // self.chunk(share, blocks))), 1
+
+    def chunk(self, pairs: int, blocks: int) -> int:
+        """How many of `pairs` to multiply with one block of weights before the next: what moves the fewest bytes.
+
+        Small chunks keep input and output in the first cache from block to block, large ones the weights.
+        """
+        pixels = self.form.down * self.rows.rows
+        read = pixels * min(self.input_bytes // self.m, len(self.offsets) * self.depth)
+        written = pixels * self.n * (element_bytes(self.epilogue.type) + self.epilogue.tensor_bytes)
+        panel = self.weight_bytes // max(1, blocks)
+
+        def moved(chunk: int) -> float:
+            """Bytes a pair."""
+            near = chunk * (read + written) <= L1 // 2
+            rows = read + written if near else blocks * read + 2 * written
+            kept = self.weight_bytes + (chunk * (read + written) if near else 0) <= L1
+            weights = 0 if kept else (self.weight_bytes if panel > L1 // 2 else self.weight_bytes / chunk)
+            far = FAR * (self.weight_bytes > L2) / chunk * self.weight_bytes
+            return rows + weights + far + FAR * (chunk * (read + written) > L2) * rows
+
+        return min((c for c in range(1, pairs + 1) if -(-pairs // c) != -(-pairs // (c + 1)) or c == pairs), key=moved)
 
 
 def step_depth(length: int) -> int:
@@ -178,26 +224,30 @@ def first_channels(n: int, across: int, joint: bool) -> Array:
 
 
 def build(
-    isa: Isa, rows: TileRows, m: int, n: int, runs: tuple[int, ...], length: int, epilogue: Epilogue, groups: int = 1
+    isa: Isa, offsets: Array, n: int, runs: tuple[int, ...], length: int, epilogue: Epilogue, groups: int = 1
 ) -> TileGemm:
-    """The kernel for `m` pixels in tiles of `rows`, `n >= 16` channels a group, `runs` byte offsets with `length`
+    """The kernel for pixels at byte `offsets`, `n >= 16` channels a group, and `runs` byte offsets with `length`
     contiguous channels each."""
-    across = 1 if n == LANES else 2
-    down = 1 if rows.tiles == 1 else 2
-    pairs = -(-rows.tiles // down)
+    across, down = (1, 4) if n == LANES else (2, 2)
+    rows = tile_rows(offsets, down)
     weights = len(runs) * length * n
     # weights that do not stay in the second cache come from the third, asked for one block ahead
-    ahead = 0 if weights <= SMALL_WEIGHTS else -(-LINES // pairs)
+    ahead = 0 if weights <= SMALL_WEIGHTS else -(-LINES // (rows.tiles // rows.down))
+    together = TOGETHER // across
+    while together > rows.down * rows.rows:
+        together //= 2
     form = Form(
-        down=down,
+        down=rows.down,
         across=across,
         affine=len(runs) == 1,
         linear=rows.linear,
         joint=n >= across * LANES,
-        single=rows.rows == 1,
+        together=together,
         ahead=1 << (ahead - 1).bit_length() if ahead else 0,
     )
-    return TileGemm(rows, m, n, runs, length, groups, form, _print(isa, form, epilogue), epilogue)
+    code = _print(isa, form, epilogue)
+    size = int(offsets[-1]) + max(runs) + length
+    return TileGemm(rows, len(offsets), n, runs, length, groups, size, form, code, epilogue)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -213,39 +263,45 @@ class _Printer:
         pointers = ["x", "w", "init", "config", "out"]
         pointers += [] if form.affine else ["offsets"]
         pointers += [] if form.linear else ["starts", "pixels"]
-        numbers = ("x_stride", "out_stride", "x_group", "m", "n", "steps", "depth", "rows", "groups", "tiles", "pairs")
-        params = dict.fromkeys(pointers, "ptr") | dict.fromkeys((*numbers, "blocks", "m_chunks", "n_chunks"), "i64")
+        numbers = ["x_stride", "out_stride", "x_group", "m", "n", "steps", "depth", "rows", "groups"]
+        numbers += ["pairs", "blocks", "m_chunks", "n_chunks"]
+        params = dict.fromkeys(pointers, "ptr") | dict.fromkeys(numbers, "i64")
         self.f = Function(f"amx_{form.down}x{form.across}", params | epilogue.params(), optimize=False)
-        self.sums = self.f.alloca("i32", 2 * MOST * 2 * LANES)
+        self.sums = self.f.alloca("i8", SUMS_BYTES)
+        self.values = vector_of("i32", form.together * form.across * LANES)
         self.line = self.f.const("i64", 4 * LANES)
 
     def kernel(self) -> Kernel:
-        f, form = self.f, self.form
+        f = self.f
         self.tile("ldtilecfg", f.p["config"])
-        self.epilogue.start(f, LANES)
+        self.epilogue.start(f, lanes_of(self.values))
         per_group = f.mul(f.p["m_chunks"], f.p["n_chunks"])
-        tile_bytes = f.mul(f.p["depth"], LANES)
-        panel = f.mul(f.mul(f.p["steps"], tile_bytes), form.across)
         first, last = f.my_range(f.mul(per_group, f.p["groups"]))
         with f.loop(first, last, name="unit") as unit:
             group, rest = f.udiv(unit.index, per_group), f.urem(unit.index, per_group)
             mc, nc = f.udiv(rest, f.p["n_chunks"]), f.urem(rest, f.p["n_chunks"])
-            x = f.gep(f.p["x"], f.mul(group, f.p["x_group"]))
-            with f.loop(*self.chunk(nc, "blocks", "n_chunks"), name="block") as block:
-                which = f.add(f.mul(group, f.p["blocks"]), block.index)
-                w = f.gep(f.p["w"], f.mul(which, panel))
-                init = f.gep(f.p["init"], f.mul(which, form.across * 4 * LANES))
-                channels = [f.add(f.mul(group, f.p["n"]), c) for c in self.channels(block.index)]
-                leaves = [self.epilogue.vectors(f, n, LANES) for n in channels]
-                pairs = self.chunk(mc, "pairs", "m_chunks")
-                with f.loop(*pairs, name="pair") as pair:
-                    tiles = [self.place(x, pair.index, a) for a in range(form.down)]
-                    following = self.following(w, panel, f.sub(pair.index, pairs[0]))
-                    self.multiply([at for at, _ in tiles], w, init, tile_bytes, following)
-                    for a, (_, first_pixel) in enumerate(tiles):
-                        self.store(a, first_pixel, channels, leaves)
+            self.unit(group, self.chunk(mc, "pairs", "m_chunks"), self.chunk(nc, "blocks", "n_chunks"))
         self.tile("tilerelease")
         return f.kernel()
+
+    def unit(self, group: Value, pairs: tuple[Value, Value], blocks: tuple[Value, Value]) -> None:
+        """All blocks of `pairs` by `blocks`."""
+        f, form = self.f, self.form
+        x = f.gep(f.p["x"], f.mul(group, f.p["x_group"]))
+        tile_bytes = f.mul(f.p["depth"], LANES)
+        panel = f.mul(f.mul(f.p["steps"], tile_bytes), form.across)
+        with f.loop(*blocks, name="block") as block:
+            which = f.add(f.mul(group, f.p["blocks"]), block.index)
+            w = f.gep(f.p["w"], f.mul(which, panel))
+            init = f.gep(f.p["init"], f.mul(which, form.across * 4 * LANES))
+            channels = self.channels(f.add(f.mul(group, f.p["n"]), self.channel(block.index)))
+            with f.loop(*pairs, name="pair") as pair:
+                tiles, pixels = self.place(x, pair.index)
+                done = f.mul(f.sub(pair.index, pairs[0]), f.p["steps"])
+                ahead = f.gep(f.gep(w, panel), f.mul(done, 64 * form.ahead))
+                self.multiply(tiles, w, init, tile_bytes, ahead)
+                with f.loop(0, f.mul(f.p["rows"], form.down), form.together, nonempty=True, name="row") as r:
+                    self.finish(r.index, pixels, channels)
 
     def tile(self, instruction: str, *operands: Value | int) -> None:
         """A tile instruction; an int is the number of a tile."""
@@ -257,55 +313,60 @@ class _Printer:
         n, parts = f.p[count], f.p[chunks]
         return f.udiv(f.mul(n, index), parts), f.udiv(f.mul(n, f.add(index, 1)), parts)
 
-    def channels(self, block: Value) -> list[Value]:
-        """First channel of each tile of a block."""
-        f, n, across = self.f, self.f.p["n"], self.form.across
+    def channel(self, block: Value) -> Value:
+        """First channel of a block."""
+        f, width = self.f, self.form.across * LANES
+        return f.smin(f.mul(block, width), f.sub(f.p["n"], width)) if self.form.joint else f.const("i64", 0)
+
+    def channels(self, first: Value) -> list[Value]:
+        """First channel of each tile of a block that starts at channel `first`."""
+        f = self.f
         if self.form.joint:
-            first = f.smin(f.mul(block, across * LANES), f.sub(n, across * LANES))
-            return [f.add(first, b * LANES) for b in range(across)]
-        return [f.const("i64", 0), f.sub(n, LANES)][:across]
+            return [f.add(first, b * LANES) for b in range(self.form.across)]
+        return [first, f.add(first, f.sub(f.p["n"], LANES))]
 
-    def place(self, x: Value, pair: Value, a: int) -> tuple[Value, Value]:
-        """Where row tile `a` of a pair reads, and its first pixel, or where its pixels are listed."""
-        f = self.f
-        index = f.smin(f.add(f.mul(pair, self.form.down), a), f.sub(f.p["tiles"], 1))
+    def place(self, x: Value, pair: Value) -> tuple[list[Value], Value]:
+        """Where the row tiles of a pair read, and its first pixel, or the list of its pixels."""
+        f, down, rows = self.f, self.form.down, self.f.p["rows"]
         if self.form.linear:
-            pixel = f.smin(f.mul(index, f.p["rows"]), f.sub(f.p["m"], f.p["rows"]))
-            return f.gep(x, f.mul(pixel, f.p["x_stride"])), pixel
-        start = f.convert("sext", f.load("i32", f.gep(f.p["starts"], index, "i32"), 4), "i64")
-        return f.gep(x, start), f.gep(f.p["pixels"], f.mul(index, MOST), "i32")
+            height = f.mul(rows, down)
+            first = f.smin(f.mul(pair, height), f.sub(f.p["m"], height))
+            pixels = [f.add(first, f.mul(rows, a)) for a in range(down)]
+            return [f.gep(x, f.mul(pixel, f.p["x_stride"])) for pixel in pixels], first
+        tiles = [f.add(f.mul(pair, down), a) for a in range(down)]
+        starts = [f.convert("sext", f.load("i32", f.gep(f.p["starts"], t, "i32"), 4), "i64") for t in tiles]
+        return [f.gep(x, start) for start in starts], f.gep(f.p["pixels"], f.mul(tiles[0], rows), "i32")
 
-    def following(self, w: Value, panel: Value, done: Value) -> Value | None:
-        """Where the part of the next block's weights begins that the pair asks for."""
-        if not self.form.ahead:
-            return None
-        f = self.f
-        return f.gep(f.gep(w, panel), f.mul(f.mul(done, f.p["steps"]), 64 * self.form.ahead))
-
-    def multiply(self, rows: list[Value], w: Value, init: Value, tile_bytes: Value, following: Value | None) -> None:
-        """Leaves the sums of a block in the buffer."""
+    def multiply(self, rows: list[Value], w: Value, init: Value, tile_bytes: Value, ahead: Value) -> None:
+        """Leaves the sums of a block in the buffer: the rows of its first row tile, then those of the next ones."""
         f, across = self.f, self.form.across
-        same = f.const("i64", 0)
-        for c in range(len(rows) * across):
+        count = self.form.down * across
+        for c in range(count):
             # a stride of zero puts one line into every row
-            self.tile("tileloadd64", c, f.gep(init, c % across * 4 * LANES), same)
+            self.tile("tileloadd64", c, f.gep(init, c % across * 4 * LANES), f.const("i64", 0))
         with f.loop(0, f.p["steps"], nonempty=True, name="step") as k:
-            at = f.gep(w, f.mul(f.mul(k.index, tile_bytes), across))
-            if following is not None:
-                mine = f.gep(following, f.mul(k.index, 64 * self.form.ahead))
-                for line in range(self.form.ahead):
-                    f.prefetch(f.gep(mine, 64 * line), SECOND_CACHE)
-            offset = self.offset(k.index)
-            for b in range(across):
-                self.tile("tileloadd64", 6 + b, f.gep(at, f.mul(tile_bytes, b)), self.line)
-            for a, row in enumerate(rows):
-                self.tile("tileloadd64", 4 + a, f.gep(row, offset), f.p["x_stride"])
-                for b in range(across):
-                    self.tile("tdpbusd", a * across + b, 4 + a, 6 + b)
+            self.step(rows, w, tile_bytes, ahead, k.index)
         pitch = f.const("i64", 4 * LANES * across)
-        for c in range(len(rows) * across):
-            at = f.gep(self.sums, (c // across * MOST * across + c % across) * 4 * LANES)
+        height = f.mul(f.p["rows"], 4 * LANES * across)
+        for c in range(count):
+            at = f.gep(f.gep(self.sums, f.mul(height, c // across)), c % across * 4 * LANES)
             self.tile("tilestored64", c, at, pitch)
+
+    def step(self, rows: list[Value], w: Value, tile_bytes: Value, ahead: Value, k: Value) -> None:
+        """Adds the products of step `k`."""
+        f, across = self.f, self.form.across
+        at = f.gep(w, f.mul(f.mul(k, tile_bytes), across))
+        if self.form.ahead:
+            mine = f.gep(ahead, f.mul(k, 64 * self.form.ahead))
+            for line in range(self.form.ahead):
+                f.prefetch(f.gep(mine, 64 * line), SECOND_CACHE)
+        offset = self.offset(k)
+        for b in range(across):
+            self.tile("tileloadd64", 6 + b, f.gep(at, f.mul(tile_bytes, b)), self.line)
+        for a, row in enumerate(rows):
+            self.tile("tileloadd64", 4 + a % 2, f.gep(row, offset), f.p["x_stride"])
+            for b in range(across):
+                self.tile("tdpbusd", a * across + b, 4 + a % 2, 6 + b)
 
     def offset(self, step: Value) -> Value:
         f = self.f
@@ -313,29 +374,32 @@ class _Printer:
             return f.mul(step, f.p["depth"])
         return f.convert("sext", f.load("i32", f.gep(f.p["offsets"], step, "i32"), 4), "i64")
 
-    def store(self, a: int, first: Value, channels: list[Value], leaves: list[dict[int, Value]]) -> None:
-        """Finishes the rows of tile `a`, two at a time."""
-        f, across = self.f, self.form.across
-        count = 1 if self.form.single else 2
-        sums = f.gep(self.sums, a * MOST * across * 4 * LANES)
-        with f.loop(0, f.p["rows"], count, nonempty=True, name="row") as r:
-            row = r.index if self.form.single else f.smin(r.index, f.sub(f.p["rows"], 2))
-            results: list[Value] = []
-            outs = []
-            for i in range(count):
-                pixel = self.pixel(first, f.add(row, i))
-                outs.append(f.gep(f.p["out"], f.mul(pixel, f.p["out_stride"])))
-                pointers = self.epilogue.row(f, pixel)
-                for b, n in enumerate(channels):
-                    at = f.gep(sums, f.mul(f.add(f.mul(f.add(row, i), across), b), 4 * LANES))
-                    tensors = self.epilogue.tensors(f, pointers, n, LANES)
-                    acc = f.load(vector_of("i32", LANES), at, 64)
-                    wide = self.epilogue.saturate
-                    results.append(self.epilogue.finish(f, self.isa, acc, {**leaves[b], **tensors}, wide))
-            self.write(results, outs, channels)
+    def finish(self, index: Value, first: Value, channels: list[Value]) -> None:
+        """Finishes rows `index ..` of the block whose pixels start at `first`, as many as are stored together."""
+        f, form, across = self.f, self.form, self.form.across
+        row = index
+        if form.down % form.together:
+            # the number of rows need not be a multiple
+            row = f.smin(index, f.sub(f.mul(f.p["rows"], form.down), form.together))
+        outs: list[Value] = []
+        tensors: list[dict[int, Value]] = []
+        for i in range(form.together):
+            pixel = self.pixel(first, f.add(row, i))
+            outs.append(f.gep(f.p["out"], f.mul(pixel, f.p["out_stride"])))
+            pointers = self.epilogue.row(f, pixel)
+            tensors.append(self.wide([self.epilogue.tensors(f, pointers, n, LANES) for n in channels]))
+        vectors = self.wide([self.epilogue.vectors(f, n, LANES) for n in channels])
+        leaves = self.wide([vectors | row for row in tensors])
+        acc = f.load(self.values, f.gep(self.sums, f.mul(row, 4 * LANES * across)), 64)
+        result = self.epilogue.finish(f, self.isa, acc, leaves, self.epilogue.saturate)
+        self.write(split(f, result, LANES), outs, channels)
+
+    def wide(self, parts: list[dict[int, Value]]) -> dict[int, Value]:
+        """Leaves of neighboring vectors as leaves of one: each operation is printed once and runs side by side."""
+        return {i: concat(self.f, [part[i] for part in parts]) for i in parts[0]}
 
     def pixel(self, first: Value, row: Value) -> Value:
-        """The pixel of a row of a tile."""
+        """The pixel of a row of a block, whose pixels start at, or are listed at, `first`."""
         f = self.f
         if self.form.linear:
             return f.add(first, row)
@@ -346,7 +410,7 @@ class _Printer:
         f, across = self.f, len(channels)
         size = element_bytes(self.epilogue.type)
         if self.epilogue.saturate:
-            results = pack_each(f, results, True)
+            results = [x for i in range(0, len(results), 4) for x in pack_each(f, results[i : i + 4], True)]
         if self.epilogue.saturate and self.form.joint and across > 1:
             for i, out in enumerate(outs):
                 pair = f.shuffle(results[across * i], results[across * i + 1], range(2 * LANES))

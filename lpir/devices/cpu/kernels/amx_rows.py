@@ -1,8 +1,8 @@
 """Which output pixels the rows of AMX tiles hold.
 
 A tile reads up to 16 rows at one distance. Where all pixels follow each other at one distance (`linear`), tile `t`
-holds pixels `t * rows ..`, the last tile overlaps its neighbor. Elsewhere pixels of one output row do, and so do those
-of the next one, a few steps that are no pixels behind it: a tile may run across, and what it computes there is
+holds pixels `t * rows ..`, the last tiles overlap their neighbors. Elsewhere pixels of one output row do, and so do
+those of the next one, a few steps that are no pixels behind it: a tile may run across, and what it computes there is
 overwritten.
 """
 
@@ -24,13 +24,15 @@ OVERHEAD = 6.0
 class TileRows:
     """`rows` a tile, `stride` bytes apart in the input.
 
-    `starts` int32: byte offset of each tile's first row; `pixels` int32 [tiles, 16]: the pixel of each row. Both are
-    None where rows are linear. A row that is no pixel names the next one that is: it is stored before that one.
+    `starts` int32: byte offset of each tile's first row; `pixels` int32 [tiles, rows]: the pixel of each row. Both are
+    None where rows are linear. A row that is no pixel names the next one that is: it is stored before that one. Where
+    there is more than one, their number is a multiple of `down`: so many are multiplied together.
     """
 
     rows: int
     stride: int
     tiles: int
+    down: int
     starts: Array | None = None
     pixels: Array | None = None
 
@@ -40,13 +42,22 @@ class TileRows:
         return self.starts is None
 
 
-def tile_rows(offsets: Array) -> TileRows:
-    """Tiles that hold every pixel; `offsets` [M]: byte offset of each pixel's row, 0 first, ascending."""
+def tile_rows(offsets: Array, down: int) -> TileRows:
+    """Tiles that hold every pixel, `down` of them or fewer together.
+
+    `offsets` [M]: byte offset of each pixel's row, 0 first, ascending.
+    """
     count = len(offsets)
     stride = int(offsets[1] - offsets[0]) if count > 1 else 64
+    if count <= MOST and np.array_equal(offsets, np.arange(count) * stride):
+        return TileRows(count, stride, 1, 1)
     if np.array_equal(offsets, np.arange(count) * stride):
-        tiles = -(-count // MOST)
-        return TileRows(-(-count // tiles), stride, tiles)
+        tiles = -(-count // (down * MOST)) * down
+        rows = -(-count // tiles)
+        if rows * down <= count:
+            return TileRows(rows, stride, tiles, down)
+        firsts = np.minimum(np.arange(tiles) * rows, count - rows)
+        return _listed(rows, stride, down, firsts * stride, firsts[:, None] + np.arange(rows))
     breaks = np.flatnonzero(np.diff(offsets, prepend=offsets[0]) != stride)
     run = int(np.diff(breaks, append=count).min())
     # within an output row, tiles of nearly equal size
@@ -63,8 +74,16 @@ def tile_rows(offsets: Array) -> TileRows:
     # a tile may start on a step that is no pixel
     first = pixels[:, 0]
     starts = offsets[first] - (steps[first] - begins) * stride
-    padded = np.pad(pixels, ((0, 0), (0, MOST - pixels.shape[1])), mode="edge")
-    return TileRows(pixels.shape[1], stride, len(pixels), starts.astype(np.int32), padded.astype(np.int32))
+    return _listed(pixels.shape[1], stride, down, starts, pixels)
+
+
+def _listed(rows: int, stride: int, down: int, starts: Array, pixels: Array) -> TileRows:
+    """Tiles with their pixels; the last one is repeated up to a multiple of `down`."""
+    while down > max(1, len(pixels)):
+        down //= 2
+    more = -len(pixels) % down
+    starts, pixels = (np.concatenate([part, *[part[-1:]] * more]) for part in (starts, pixels))
+    return TileRows(rows, stride, len(pixels), down, starts.astype(np.int32), pixels.astype(np.int32))
 
 
 def _cover(steps: Array, rows: int) -> tuple[Array, Array]:

@@ -6,7 +6,6 @@ import numpy as np
 
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import amx_gemm
-from lpir.devices.cpu.kernels.amx_rows import tile_rows
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.convolution_int8 import ConvolutionInt8, MatMulInt8
 from lpir.devices.cpu.kernels.product_int8 import Product
@@ -26,8 +25,8 @@ def refuse_tiles(isa: Isa, channels: int) -> str | None:
 def amx_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
     """The product by tiles."""
     groups, _, length, n = product.w.shape
-    rows = tile_rows(product.offsets)
-    gemm = amx_gemm.build(isa, rows, len(product.offsets), n, product.runs, length, product.finish(), groups)
+    gemm = amx_gemm.build(isa, product.offsets, n, product.runs, length, product.finish(), groups)
+    rows = gemm.rows
     weights, sums = gemm.pack(product.w)
     call = amx_gemm.Call(
         x=product.x,

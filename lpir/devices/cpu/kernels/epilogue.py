@@ -100,6 +100,11 @@ class Epilogue:
         return hash(self._key)
 
     @property
+    def tensor_bytes(self) -> int:
+        """Bytes that are read for each value beside the accumulator."""
+        return sum(element_bytes(o.type) for o in self.operands if o.kind == "tensor")
+
+    @property
     def ends_in_bytes(self) -> bool:
         """Whether the last step takes int32 to u8, which a kernel may do for several vectors at once."""
         return self.saturate or (self.type == u8 and self.expr.fn == "cast" and self.expr.args[0].type == i32)
