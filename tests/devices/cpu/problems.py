@@ -393,5 +393,8 @@ def _moves() -> Iterator[tuple[str, Op, tuple[Array, ...], tuple[int, ...]]]:
     yield "tile", REGISTRY["Tile"](), (x, np.asarray([2, 1, 1, 1])), (1,)
     around = np.asarray([0, 0, 1, 1])
     yield "pad", REGISTRY["Pad"](pad_mode="constant"), (x, around, around, np.uint8(3)), (1, 2, 3)
+    yield "cumsum", REGISTRY["CumSum"](), (_normal(64, 2000), np.asarray(1)), (1,)
     indices = np.random.default_rng(0).integers(0, 1000, (128,))
+    yield "positions", REGISTRY["GatherND"](), (_normal(1000, 384), indices[:, None]), ()
+    yield "elements", REGISTRY["GatherElements"](axis=0), (_normal(1000, 384), np.tile(indices[:, None], (1, 384))), ()
     yield "gather", REGISTRY["Gather"](), (_normal(1000, 384), indices, np.asarray(0)), (2,)
