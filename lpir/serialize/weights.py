@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from typing import BinaryIO
 
-import ml_dtypes
 import numpy as np
 
 from lpir.errors import FileError, ModelError
@@ -76,9 +75,8 @@ def _unpack(data: Buffer, element_type: ElementType, count: int) -> Array:
     nibbles = np.empty(2 * raw.size, np.uint8)
     nibbles[0::2] = raw & 15
     nibbles[1::2] = raw >> 4
-    if element_type.name == "i4":
-        return ((nibbles[:count] ^ 8).astype(np.int8) - np.int8(8)).astype(ml_dtypes.int4)
-    return nibbles[:count].astype(ml_dtypes.uint4)
+    # an unpacked element is the four bits in a byte, with or without sign
+    return nibbles[:count].view(element_type.dtype)
 
 
 def pack(array: Array, element_type: ElementType) -> Buffer:

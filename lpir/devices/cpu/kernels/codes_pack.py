@@ -77,10 +77,10 @@ def pack(codes: Array, scale: Array, zero: Array, storage: Storage, lanes: int, 
         return Packed(packed, np.ascontiguousarray(spread(scale)), np.ascontiguousarray(spread(zero)))
     # signed codes are stored from 0 up
     lowest = 8 if storage.signed else 0
-    nibbles = (codes.astype(np.int8) + np.int8(lowest)).astype(np.uint8)
     words = np.zeros((k // NIBBLES, n), np.uint32)
     for i in range(NIBBLES):
-        words |= nibbles[i::NIBBLES].astype(np.uint32) << np.uint32(4 * i)
+        nibbles = codes[i::NIBBLES].astype(np.int8) + np.int8(lowest)
+        words |= nibbles.astype(np.uint32) << np.uint32(4 * i)
     packed = np.ascontiguousarray(words[:, found].transpose(1, 0, 2))
     return Packed(packed, np.ascontiguousarray(spread(scale)), np.ascontiguousarray(spread(zero + np.float32(lowest))))
 
