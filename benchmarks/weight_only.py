@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import describe
-from benchmarks.rounds import Times, measure
+from benchmarks.rounds import Times, measure, one_by_one
 
 D, HIDDEN = 2048, 8192
 MODES = ("FP32", "INT8_ASYM", "INT8_SYM", "INT4_SYM", "INT4_ASYM")
@@ -114,7 +114,7 @@ def compare(cache: Path, mode: str, rows: int, threads: int, rounds: int) -> Non
     runs = {engine: load(engine, path, threads) for engine in ENGINES}
     truth = exact(path, x)
     off = {e: float(np.abs(run(x) - truth).max() / np.abs(truth).max()) for e, run in runs.items()}
-    times: dict[str, Times] = measure({e: lambda r=r: r(x) for e, r in runs.items()}, rounds, 60)
+    times: dict[str, Times] = measure({e: lambda r=r: r(x) for e, r in runs.items()}, one_by_one, rounds, 60)
     for engine, found in times.items():
         size = 2 * D * HIDDEN * BITS[mode] / 8
         print(
