@@ -22,6 +22,7 @@ from lpir.devices.cpu.codegen.abi import Kernel
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.codegen.jit import Jit
 from lpir.devices.cpu.isa import Isa, by_name
+from lpir.devices.cpu.isa.dots import add_pairs, pmaddubsw
 from lpir.devices.cpu.threads import ThreadPool
 from lpir.devices.cpu.work import Work
 from lpir.errors import UnsupportedError
@@ -87,7 +88,7 @@ def roofline(isa_name: str, threads: int) -> Roofline:
     # the fastest of those whose sums fit into the registers
     rows, vectors = (8, 3) if isa.registers >= 32 else (6, 2) if isa.exact else (5, 2)
     kernels = {
-        "dot": product(isa, vector_of("i32", isa.lanes()), isa.dot, rows, vectors),
+        "dot": product(isa, vector_of("i32", isa.lanes()), isa.dot if isa.exact else _dot_of_8, rows, vectors),
         "fma": product(isa, vector_of("float", isa.lanes()), _fma, rows, vectors),
         "read": reading(isa),
         **({"tiles": tile_product()} if isa.tiles else {}),
@@ -103,7 +104,7 @@ def roofline(isa_name: str, threads: int) -> Roofline:
         return Roofline(
             instruction=isa.proof or "dot",
             threads=threads,
-            dot=4 * cells * rate["dot"](width),
+            dot=(4 if isa.exact else 8) * cells * rate["dot"](width),
             fma=cells * rate["fma"](width),
             reads=_falling([(size, size * threads * rate["read"](size)) for size in READS]),
             tiles=STEPS * 4 * TILE_MACS * threads * rate["tiles"](4 * TILE_BYTES) if isa.tiles else 0,
@@ -174,6 +175,11 @@ def product(isa: Isa, kind: str, dot: Dot, rows: int, vectors: int) -> Kernel:
         outer.next = k.results
     _keep(f, outer.results)
     return f.kernel()
+
+
+def _dot_of_8(f: Function, total: Value, x: Value, w: Value) -> Value:
+    """Two products of 4 that share an int16 sum, as the packer's pairs do; here it does not matter of which bytes."""
+    return add_pairs(f, total, f.add(pmaddubsw(f, x, w), pmaddubsw(f, w, x)))
 
 
 def tile_product() -> Kernel:

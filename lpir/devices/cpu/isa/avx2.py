@@ -14,6 +14,4 @@ ISA = Isa(
     masks=False,
     proof="vpmaddubsw",
     requires=frozenset({"avx2", "fma", "bmi2", "f16c"}),
-    dot_cost=2.2,
-    spare=3,
 )

@@ -14,6 +14,4 @@ ISA = Isa(
     masks=True,
     proof="vpmaddubsw",
     requires=frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd"}),
-    dot_cost=2.2,
-    spare=3,
 )
