@@ -213,6 +213,7 @@ def test_bench_in_batches(call: Call, files: Files) -> None:
     outcome = call("bench", files.folder / "dynamic.onnx", "-s", "4,3,8,8", "--seconds", "0.02", "-c", "NUM_STREAMS=2")
     assert "items/s in batches of 4" in outcome.out
     assert "streams 2" in outcome.out
+    assert "inferences/s" in outcome.out
     assert call("bench", files.folder / "dynamic.onnx", "--seconds", "0.02").code == 0
     assert call("bench", files.int8, "--seconds", "0.02", "--device", "REFERENCE").code == 0
 

@@ -42,6 +42,7 @@ def work_of(node: Node) -> Work:
     inputs = list({id(v): v for v in node.inputs}.values())
     constants = _nbytes(v for v in inputs if isinstance(v.node.op, Constant))
     tensors = _nbytes(inputs) + _nbytes(node.outputs) - constants
+    # products are of codes where the first input is
     int8, float32, depthwise = 0, 0, False
     match node.op:
         case LoweredConvolution():
@@ -55,6 +56,9 @@ def work_of(node: Node) -> Work:
         case LoweredAttention():
             q, k, v = (node.op.heads_first(i, x.shape.to_static()) for i, x in enumerate(node.inputs[:3]))
             int8, float32 = math.prod(q) * k[2], math.prod(q[:3]) * math.prod(v[2:])
+        case Recurrence():
+            batch, steps, _ = node.inputs[0].shape.to_static()
+            int8 = batch * steps * _size(node.inputs[1])
     if node.inputs and not node.inputs[0].element_type.is_integer:
         int8, float32 = 0, int8 + float32
     return Work(int8, float32, constants, tensors, depthwise)

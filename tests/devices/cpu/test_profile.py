@@ -21,6 +21,8 @@ from lpir.ops.boundary import Result, constant, parameter
 from lpir.ops.builder import make
 from lpir.ops.lowered import ACCUMULATOR, LoweredConvolution, LoweredMatMul
 from lpir.ops.lowered_attention import LoweredAttention
+from lpir.ops.lowered_recurrent import Recurrence
+from lpir.ops.recurrent_cells import CellKind
 from lpir.runtime.profile import ProfilingInfo
 from lpir.scalar.expr import Expr, input_
 from tests.devices.cpu.harness import make_node
@@ -91,6 +93,9 @@ def test_work_of_products() -> None:
     a, b = np.zeros((2, 3, 5, 7), np.float32), np.zeros((7, 4), np.float32)
     node = make_node(LoweredMatMul(False, 0, 0, input_(0, f32)), [a, b])
     assert work_of(node) == Work(0, 2 * 3 * 5 * 7 * 4, 0, 4 * (a.size + b.size + 2 * 3 * 5 * 4))
+    gates, r, h = np.zeros((2, 5, 12), np.float32), np.zeros((4, 12), np.float32), np.zeros((2, 4), np.float32)
+    cell = CellKind("gru", ("sigmoid", "tanh"), 0.0)
+    assert work_of(make_node(Recurrence(cell, False, False), [gates, r, h])).float32 == 2 * 5 * 4 * 12
     q, k, v = (np.zeros(s, t) for s, t in (((1, 5, 2, 8), np.uint8), ((1, 2, 7, 8), np.uint8), ((1, 2, 7, 3), "f4")))
     attention = LoweredAttention((2, 1, 1, 1), 0, 0, 0, Expr("cast", (ACCUMULATOR,), f32), input_(0, f32))
     found = work_of(make_node(attention, [q, k, v]))
