@@ -24,33 +24,35 @@ FIXED_RUNS = (1, 2, 4, 8, 16, 32, 64)
 
 
 @functools.lru_cache(maxsize=64)
-def kernel(index_type: str, run: int, flat: bool) -> Code:
+def kernel(index_type: str, run: int) -> Code:
     """Parameters: `x [batch, outer, length, run]`, `indices [batch, count]`, `out [batch, outer, count, run]`.
 
-    `run`: bytes of a run if compiled in, 0 for a parameter; `flat`: batch and outer are 1. An index outside the axis is
-    taken to its nearest end, so that nothing outside of `x` is read.
+    `run`: bytes of a run if compiled in, 0 for a parameter. An index outside the axis is taken to its nearest end, so
+    that nothing outside of `x` is read.
     """
     sizes = ("batch", "outer", "length", "count", "run")
     f = Function("gather", {"x": "ptr", "indices": "ptr", "out": "ptr", **dict.fromkeys(sizes, "i64")}, optimize=False)
     length, count = f.p["length"], f.p["count"]
     bytes_ = f.const("i64", run) if run else f.p["run"]
-    total = f.mul(f.mul(f.p["batch"], f.p["outer"]), count)
-    with f.loop(*f.my_range(total)) as item:
-        block, place = f.const("i64", 0), item.index
-        if not flat:
-            block, place = f.udiv(item.index, count), f.urem(item.index, count)
-            place = f.add(f.mul(f.udiv(block, f.p["outer"]), count), place)
-        at = f.gep(f.p["indices"], place, index_type)
-        index = f.convert("sext", f.load(index_type, at), "i64")
-        index = f.select(f.icmp("slt", index, 0), f.add(index, length), index)
-        index = f.smax(f.smin(index, f.sub(length, 1)), 0)
-        source = f.gep(f.p["x"], f.mul(f.add(f.mul(block, length), index), bytes_))
-        out = f.gep(f.p["out"], f.mul(item.index, bytes_))
-        if run:
-            type = f"i{8 * run}" if run <= 8 else f"<{run} x i8>"
-            f.store(f.load(type, source), out)
-        else:
-            f.memcpy(out, source, bytes_)
+    first, last = f.my_range(f.mul(f.mul(f.p["batch"], f.p["outer"]), count))
+    # a thread's items are whole blocks of `count`, and parts of two: one division a block, none an item
+    with f.loop(f.udiv(first, count), f.udiv(f.add(last, f.sub(count, 1)), count), name="block") as block:
+        start = f.mul(block.index, count)
+        places = f.gep(f.p["indices"], f.mul(f.udiv(block.index, f.p["outer"]), count), index_type)
+        rows = f.gep(f.p["x"], f.mul(f.mul(block.index, length), bytes_))
+        outs = f.gep(f.p["out"], f.mul(start, bytes_))
+        begin, end = f.smax(f.sub(first, start), 0), f.smin(f.sub(last, start), count)
+        with f.loop(begin, end, name="item") as item:
+            index = f.convert("sext", f.load(index_type, f.gep(places, item.index, index_type)), "i64")
+            index = f.select(f.icmp("slt", index, 0), f.add(index, length), index)
+            index = f.smax(f.smin(index, f.sub(length, 1)), 0)
+            source = f.gep(rows, f.mul(index, bytes_))
+            out = f.gep(outs, f.mul(item.index, bytes_))
+            if run:
+                type = f"i{8 * run}" if run <= 8 else f"<{run} x i8>"
+                f.store(f.load(type, source), out)
+            else:
+                f.memcpy(out, source, bytes_)
     return f.kernel()
 
 
@@ -80,8 +82,7 @@ class GatherKernel(Kernel):
             **{"count": math.prod(places[batch:]), "run": run},
         }
         index_type = "i64" if indices.element_type == i64 else "i32"
-        flat = math.prod(shape[:axis]) == 1
-        return [Step.of(kernel(index_type, run if run in FIXED_RUNS else 0, flat), values)]
+        return [Step.of(kernel(index_type, run if run in FIXED_RUNS else 0), values)]
 
 
 def gather_step(x: Ref, length: int, indices: Ref, index_type: str, out: Ref, count: int, run: int) -> Step:
@@ -90,7 +91,7 @@ def gather_step(x: Ref, length: int, indices: Ref, index_type: str, out: Ref, co
         **{"x": x, "indices": indices, "out": out, "batch": 1, "outer": 1},
         **{"length": length, "count": count, "run": run},
     }
-    return Step.of(kernel(index_type, run if run in FIXED_RUNS else 0, True), values)
+    return Step.of(kernel(index_type, run if run in FIXED_RUNS else 0), values)
 
 
 KERNELS: list[Kernel] = [GatherKernel()]
