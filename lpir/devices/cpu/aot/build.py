@@ -157,7 +157,8 @@ def _data(model: Model, plan: Plan, isa: Isa, threads: int, info: bytes) -> Obje
             data.address(places[name])
         else:
             data.word(values_of[name])
-    weights = plan.constants.tobytes()
+    # not copied: they are most of the library
+    weights = plan.constants.data
     sections = (
         Section(".data.rel.ro", bytes(data.data), 64, False, True, tuple(data.relocations)),
         Section(".rodata", bytes(read.data), 64, False, False, ()),

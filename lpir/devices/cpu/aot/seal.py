@@ -25,15 +25,17 @@ MAGIC = b"lpirAOT\n"
 SEAL = struct.Struct("<8sQQ32s32s32s")
 
 
-def seal(library: bytes, key: bytes = bytes(32)) -> bytes:
+def seal(library: bytes | bytearray | memoryview, key: bytes = bytes(32)) -> bytes:
     """The library with a seal behind it. `key`: 32 bytes that say what it was made from."""
-    body = library + SEAL.pack(MAGIC, FORMAT, len(library), maker(), key, bytes(32))[:-32]
-    return body + hashlib.sha256(body).digest()
+    end = SEAL.pack(MAGIC, FORMAT, len(library), maker(), key, bytes(32))[:-32]
+    digest = hashlib.sha256(library)
+    digest.update(end)
+    return b"".join((library, end, digest.digest()))
 
 
 def reseal(sealed: bytes, key: bytes) -> bytes:
     """The same library for another key."""
-    return seal(sealed[: -SEAL.size], key)
+    return seal(memoryview(sealed)[: -SEAL.size], key)
 
 
 def check(data: bytes | memoryview, key: bytes | None = None) -> None:

@@ -52,7 +52,7 @@ class Section:
     """Bytes that are loaded."""
 
     name: str
-    data: bytes
+    data: bytes | memoryview
     alignment: int
     is_code: bool
     is_writable: bool

@@ -54,7 +54,7 @@ class _Table:
     at: int = field(default=0)
 
 
-def shared_library(objects: Sequence[Object], exports: Mapping[str, str], soname: str = "") -> bytes:
+def shared_library(objects: Sequence[Object], exports: Mapping[str, str], soname: str = "") -> bytearray:
     """The bytes of a shared library of `objects`. `exports`: name outside -> symbol; it needs nothing but libc.
 
     Raises UnsupportedError when the objects hold what the linker does not know, KeyError for an unknown export.
@@ -153,7 +153,7 @@ def _dynamic(places: dict[str, int], sizes: dict[str, int], soname: int) -> byte
     return b"".join(DYNAMIC.pack(*e) for e in entries)
 
 
-def _assemble(image: Image, tables: Sequence[_Table], dynamic: int, dynamic_data: bytes) -> bytes:
+def _assemble(image: Image, tables: Sequence[_Table], dynamic: int, dynamic_data: bytes) -> bytearray:
     pieces, names = _section_headers(image, tables, dynamic, len(dynamic_data))
     headers_at = -(-(image.end + len(names)) // 8) * 8
     out = bytearray(headers_at)
@@ -169,7 +169,8 @@ def _assemble(image: Image, tables: Sequence[_Table], dynamic: int, dynamic_data
     out[image.start : image.end] = image.memory
     out[dynamic : dynamic + len(dynamic_data)] = dynamic_data
     out[image.end : image.end + len(names)] = names
-    return bytes(out + pieces)
+    out += pieces
+    return out
 
 
 def _programs(image: Image, dynamic: int, dynamic_size: int) -> bytes:
