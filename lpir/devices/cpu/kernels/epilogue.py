@@ -55,18 +55,17 @@ class Bound:
 def lift_constants(expr: Expr, first: int) -> tuple[Expr, list[Expr]]:
     """`expr` with its f32 and i32 constants replaced by leaves `first`, `first + 1`, ... and those constants.
 
-    Entries of lookups stay.
+    Not where it looks something up: so many values would stay in registers that sums are spilled in the inner loop.
     """
     constants: list[Expr] = []
     new: dict[int, Expr] = {}
     walked = expr.walk()
-    lifted = {id(a) for e in walked for a in (e.args[:1] if e.fn == "lookup" else e.args)}
+    if any(e.fn == "lookup" for e in walked):
+        return expr, []
     for e in walked:
-        if e.fn == "const" and e.type in (f32, i32) and id(e) in lifted:
+        if e.fn == "const" and e.type in (f32, i32):
             new[id(e)] = input_(first + len(constants), e.type)
             constants.append(e)
-        elif e.fn == "lookup":
-            new[id(e)] = Expr(e.fn, (new[id(e.args[0])], *e.args[1:]), e.type)
         elif e.args:
             new[id(e)] = Expr(e.fn, tuple(new[id(a)] for a in e.args), e.type, e.value)
         else:
