@@ -29,7 +29,7 @@ from typing import ClassVar
 import numpy as np
 
 from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref, Word
-from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
+from lpir.devices.cpu.codegen.emitter import SECOND_CACHE, Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import tiling
 from lpir.devices.cpu.kernels.epilogue import (
@@ -266,7 +266,25 @@ class Printer:
 
     def block_weights(self, which: Value, panel: Value, tiles: tuple[Value, Value]) -> Value:
         """Where the weights of a block begin, which `tiles` read; a block of every step has `panel` bytes."""
-        return self.f.gep(self.f.p["w"], self.f.mul(which, panel))
+        f = self.f
+        w = f.gep(f.p["w"], f.mul(which, panel))
+        self.look_ahead(f.gep(w, panel), panel, f.udiv(f.p["steps"], self.form.unroll), tiles)
+        return w
+
+    def look_ahead(self, following: Value, nbytes: Value, rounds: Value, tiles: tuple[Value, Value]) -> None:
+        """Each of the `rounds` of every tile's inner loop will ask for some of `nbytes` of weights, the next block's.
+
+        They come from far away, and the first tile of a block would wait for them.
+        """
+        f = self.f
+        all_rounds = f.smax(f.mul(f.sub(tiles[1], tiles[0]), rounds), 1)
+        self.ahead = f.add(f.udiv(nbytes, all_rounds), 1)
+        self.tile_ahead = f.mul(self.ahead, rounds)
+        self.next = f.gep(following, f.sub(0, f.mul(tiles[0], self.tile_ahead)))
+
+    def soon(self, tile: Value) -> Value:
+        """What the first round of a tile asks for; each later one asks for what lies `ahead` bytes further."""
+        return self.f.gep(self.next, self.f.mul(tile, self.tile_ahead))
 
     def _chunk(self, index: Value, count: Value, chunks: Value) -> tuple[Value, Value]:
         f = self.f
@@ -300,8 +318,9 @@ class Printer:
         """`sums` plus the products of every step of a block: 4 bytes of a row times a vector of weights at `w`."""
         f, form = self.f, self.form
         column = self.tile.vectors * self.lanes * 4
-        with f.loop(0, f.p["steps"], form.unroll, carried=sums, nonempty=True, name="step") as k:
-            k.next = k.values
+        with f.loop(0, f.p["steps"], form.unroll, carried=[*sums, self.soon(tile)], nonempty=True, name="step") as k:
+            *k.next, soon = k.values
+            f.prefetch(soon, SECOND_CACHE)
             at = f.gep(w, f.mul(k.index, column))
             for u in range(form.unroll):
                 offset = f.mul(k.index, 4) if form.affine else self.offset(f.p["offsets"], k.index, u)
@@ -315,7 +334,8 @@ class Printer:
                     k.next += [
                         self.isa.weight_dot(f, total, a, weight) for total, weight in zip(own, weights, strict=True)
                     ]
-        return k.results
+            k.next.append(f.gep(soon, self.ahead))
+        return k.results[:-1]
 
     def four(self, pointer: Value, offset: Value, ahead: int = 0) -> Value:
         """4 bytes of a row, in every lane."""

@@ -76,12 +76,8 @@ class _Printer(Printer):
             f.convert("sext", f.load("i32", f.gep(at, 4 * i), 4), "i64") for i in range(6)
         )
         self.block = first, middle, last
-        # the next block's weights come from far away: each round of this one's loops over pairs asks for some bytes
         rounds = f.udiv(f.sub(middle, first), 2)
-        all_rounds = f.smax(f.mul(f.sub(tiles[1], tiles[0]), rounds), 1)
-        self.ahead = f.add(f.udiv(f.mul(f.sub(following, last), size), all_rounds), 1)
-        self.tile_ahead = f.mul(self.ahead, rounds)
-        self.next = f.gep(f.gep(f.p["w"], f.mul(last, size)), f.sub(0, f.mul(tiles[0], self.tile_ahead)))
+        self.look_ahead(f.gep(f.p["w"], f.mul(last, size)), f.mul(f.sub(following, last), size), rounds, tiles)
         # windows of all blocks are numbered through
         return f.p["w"]
 
@@ -97,8 +93,7 @@ class _Printer(Printer):
     def add_products(self, pointers: list[Value], w: Value, tile: Value, sums: list[Value]) -> list[Value]:
         f = self.f
         first, middle, last = self.block
-        soon = f.gep(self.next, f.mul(tile, self.tile_ahead))
-        with f.loop(first, middle, 2, carried=[*sums, soon], name="pairs") as k:
+        with f.loop(first, middle, 2, carried=[*sums, self.soon(tile)], name="pairs") as k:
             *sums, soon = k.values
             f.prefetch(soon, SECOND_CACHE)
             k.next = [*self._windows(pointers, w, k.index, 2, sums), f.gep(soon, self.ahead)]
