@@ -72,8 +72,8 @@ def test_measuring_changes_no_bits_and_stays_one_native_call() -> None:
 
 def test_an_operation_that_runs_in_python_has_its_time_too() -> None:
     p = parameter([2, 8], f32, "x")
-    middle = make("CumSum", make("Relu", p.outputs[0], name="before"), constant(np.int64(1)), name="middle",
-                  exclusive=False, reverse=False)  # fmt: skip
+    block, none = constant(np.array([1, 2], np.int64)), constant(np.zeros(2, np.int64))
+    middle = make("SpaceToBatch", make("Relu", p.outputs[0], name="before"), block, none, none, name="middle")
     after = make("Relu", make("Negative", middle), name="after")
     model = Model([Node(Result(), [after], "r")], [p])
     request = lpir.compile_model(model, "CPU", {"PERF_COUNT": True}).create_infer_request()
