@@ -94,5 +94,6 @@ def test_compressed_weights(mode: str, tmp_path: Path) -> None:
     x = tokens(0)
     ((expected,),), ((reference,),) = openvino_runs(path, x), lpir_runs(path, "REFERENCE", x)
     assert_close(reference, expected, F16_WEIGHTS)
+    # both devices decompress in float32
     ((actual,),) = lpir_runs(path, "CPU", x)
-    assert_close(actual, reference, F32_CHAIN.per(WIDTH))
+    assert_close(actual, expected, F32_CHAIN.per(WIDTH))
