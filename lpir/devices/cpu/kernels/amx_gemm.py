@@ -1,11 +1,11 @@
 """INT8 matrix product in AMX's tile registers, with an epilogue: what `igemm` computes, to the same bits.
 
-A block is up to 2 tiles of rows by 2 tiles of 16 channels: 4 tiles of int32 sums, that start from `init`. `tdpbusd`
-multiplies 16 rows of 64 bytes with a tile of weights, exactly. A block's sums go through a buffer of the thread, where
-the epilogue reads them in vectors and stores rows of bytes.
+A block is up to 2 tiles of rows by 2 tiles of 16 channels, or 4 by 1: 4 tiles of int32 sums, that start from `init`.
+`tdpbusd` multiplies 16 rows of 64 bytes with a tile of weights, exactly. A block's sums go through a buffer of the
+thread, where the epilogue reads them in vectors and stores rows of bytes.
 
-    gemm = amx_gemm.build(rows, n=144, runs=(0,), length=24, epilogue=finish)
-    packed = gemm.pack(w)                        # w [G, runs, length, N] i8
+    gemm = amx_gemm.build(isa, offsets, n=144, runs=(0,), length=24, epilogue=finish)
+    weights, sums = gemm.pack(w)                 # w [G, runs, length, N] i8
     words = gemm.params(Call(...), threads=2)    # words for gemm.kernel (symbol, text)
 
 Tiles read up to 63 bytes behind a run of channels: whole vectors of every buffer's slack, multiplied by zero weights.
