@@ -21,8 +21,8 @@ Callback = Callable[[InferRequest, Any], Any]
 class AsyncInferQueue:
     """`jobs` requests of a model (0: as many as the device advises), each with a thread that runs its inferences.
 
-    `start_async` takes the request with the fewest, and waits while each has one that runs and one behind it; arrays
-    must stay as they are until their inference is done. Raises InputError for a negative number.
+    `start_async` takes the request with the fewest, and waits while each has one that runs and one behind it. Raises
+    InputError for a negative number.
     """
 
     def __init__(self, model: CompiledModel, jobs: int = 0) -> None:
@@ -43,8 +43,11 @@ class AsyncInferQueue:
         """`callback(request, userdata)` is called after each inference, before its request is used again."""
         self._state.callback = callback
 
-    def start_async(self, inputs: Any = None, userdata: Any = None) -> None:
-        """Starts an inference. Raises InputError when the inputs do not fit."""
+    def start_async(self, inputs: Any = None, userdata: Any = None, share_inputs: bool = False) -> None:
+        """Starts an inference. Raises InputError when the inputs do not fit.
+
+        `inputs` are copied, unless `share_inputs` promises that they stay as they are until the inference is done.
+        """
         changed = self._state.changed
         with changed:
             changed.wait_for(lambda: any(lane.count < DEPTH for lane in self._lanes))
@@ -53,7 +56,7 @@ class AsyncInferQueue:
             self._started += 1
             lane.turn = self._started
             lane.count += 1
-        lane.jobs.put((arrays, userdata))
+        lane.jobs.put((arrays if share_inputs else [array.copy() for array in arrays], userdata))
 
     def wait_all(self) -> None:
         """Returns when all requests are idle. Raises the first error of a callback or an inference."""

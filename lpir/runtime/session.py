@@ -150,11 +150,17 @@ class InferRequest:
         finally:
             self._busy.release()
 
-    def start_async(self, inputs: Any = None, userdata: Any = None) -> None:
-        """Starts an inference; `wait` ends it. Raises InputError at once when the inputs do not fit."""
+    def start_async(self, inputs: Any = None, userdata: Any = None, share_inputs: bool = False) -> None:
+        """Starts an inference; `wait` ends it. Raises InputError at once when the inputs do not fit.
+
+        `inputs` are copied, unless `share_inputs` promises that they stay as they are until the inference is done.
+        """
         self._claim()
         try:
-            arrays = self._keep(self.collect(inputs), inputs)
+            arrays = self.collect(inputs)
+            if inputs is not None and not share_inputs:
+                arrays = [array.copy() for array in arrays]
+            self._keep(arrays, inputs)
             self.userdata = userdata
             self._future = self.compiled.workers().submit(self._work, arrays)
         except BaseException:

@@ -164,6 +164,31 @@ def test_async_queue(device: str) -> None:
         np.testing.assert_array_equal(found[n], Y * n)
 
 
+def test_inputs_of_asynchronous_inferences_may_be_used_again_at_once(device: str) -> None:
+    compiled = lpir.compile_model(linear(), device)
+    queue, found = AsyncInferQueue(compiled, 1), []
+    gate = threading.Event()
+
+    def keep(request: Any, number: int) -> None:
+        assert gate.wait(10)
+        found.append(request.results[0].copy())
+
+    queue.set_callback(keep)
+    frame = np.empty_like(X)
+    for n in range(2):
+        # the second waits behind the first, which is held up
+        frame[:] = X * n
+        queue.start_async([frame], n)
+    frame[:] = np.nan
+    gate.set()
+    queue.wait_all()
+    request = compiled.create_infer_request()
+    request.start_async([X * 2], share_inputs=True)
+    request.wait()
+    for n, y in enumerate([*found, request.results[0]]):
+        np.testing.assert_array_equal(y, Y * n)
+
+
 def test_async_queue_reports_a_failing_callback() -> None:
     queue = AsyncInferQueue(lpir.compile_model(linear(), "REFERENCE"), 2)
 
