@@ -6,6 +6,7 @@ import numpy as np
 
 from lpir.ir.types import f32, i32, u8
 from lpir.ops.boundary import constant
+from lpir.passes.lowprec.clamps import drop_inner_clamps
 from lpir.passes.lowprec.scales import fold_output_scale, join_factors
 from lpir.scalar.evaluate import evaluate
 from lpir.scalar.expr import Expr, cast, clamp, erf, input_, rint_i32
@@ -56,3 +57,17 @@ def test_factors_of_a_sum_are_one() -> None:
         np.testing.assert_allclose(evaluate(joined, [sums, mask]), evaluate(expr, [sums]), rtol=2e-7)
     floats = input_(0) * 0.5 / 3.0
     assert join_factors(floats) == floats
+
+
+def test_a_scale_for_each_channel_is_folded_through_a_clamp_that_it_outgrows() -> None:
+    y = clamp(SUM * input_(1) + input_(2), 0.0, 6.0) * input_(3)
+    expr = rint_i32(clamp(y, 0.0, 255.0))
+    arrays = [np.float32([0.5, 0.25]), np.float32([1.5, -1.0]), np.float32([42.5, 61.0])]
+    bare = drop_inner_clamps(expr, dict(enumerate(arrays, 1)))
+    folded, operands = fold_output_scale(bare, [constant(a) for a in arrays], 1)
+    assert products(folded) == 1
+    sums = np.arange(-50, 50, dtype=np.int32)[:, None]
+    data = [np.asarray(v.node.op.data) for v in operands]  # type: ignore[attr-defined]
+    assert np.abs(evaluate(folded, [sums, *data]) - evaluate(expr, [sums, *arrays])).max() <= 1
+    arrays[2][1] = 42.0
+    assert drop_inner_clamps(expr, dict(enumerate(arrays, 1))) == expr, "the last channel's 6 is no more than 252"

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import is_
+from typing import Any
 
 import numpy as np
 
 from lpir.scalar.expr import Expr
 
+Array = np.ndarray[Any, np.dtype[Any]]
 
-def drop_inner_clamps(expr: Expr) -> Expr:
+
+def drop_inner_clamps(expr: Expr, points: Mapping[int, Array] | None = None) -> Expr:
     """`rint(clamp(clamp(x, a, b) * c + d, lo, hi))` is `rint(clamp(x * c + d, lo, hi))` where a and b land outside.
 
-    Exact, not approximate: float multiplication and addition are monotone, so a value below `a` lands at or below where
-    `a` lands, and `rint` takes that to `lo` either way. NaN passes through both.
+    `points`: leaves that are constants, such as a c for each channel. Exact, not approximate: see
+    `without_inner_clamps`. NaN passes through both.
     """
     order = expr.walk()
     if not any(node.fn == "rint_i32" for node in order):
@@ -22,39 +26,51 @@ def drop_inner_clamps(expr: Expr) -> Expr:
     for node in order:
         args = tuple([new[id(a)] for a in node.args])
         rebuilt = node if all(map(is_, args, node.args)) else Expr(node.fn, args, node.type, node.value)
-        new[id(node)] = _drop(rebuilt) if node.fn == "rint_i32" else rebuilt
+        new[id(node)] = _drop(rebuilt, points or {}) if node.fn == "rint_i32" else rebuilt
     return new[id(expr)]
 
 
-def _drop(node: Expr) -> Expr:
+def _drop(node: Expr, points: Mapping[int, Array]) -> Expr:
     clamped = node.args[0]
     outer = _clamp(clamped)
     if outer is None:
         return node
-    scaled, low, high = outer
-    core, factor, offset = scaled, np.float32(1), np.float32(0)
-    if core.fn == "add" and core.args[1].fn == "const":
-        core, offset = core.args[0], np.float32(core.args[1].value)
-    if core.fn == "mul" and core.args[1].fn == "const" and float(core.args[1].value or 0) > 0:
-        core, factor = core.args[0], np.float32(core.args[1].value)
-    stripped = core
-    while stripped.fn in ("minimum", "maximum") and stripped.args[1].fn == "const":
-        landed = float(np.rint(np.float32(np.float32(stripped.args[1].value) * factor) + offset))
-        if landed > low if stripped.fn == "maximum" else landed < high:
-            break
-        stripped = stripped.args[0]
-    if stripped is core:
+    inside = without_inner_clamps(*outer, points)
+    if inside is outer[0]:
         return node
-    inside = _swap(scaled, core, stripped)
     lower = Expr("maximum", (inside, clamped.args[0].args[1]), inside.type)
     return Expr("rint_i32", (Expr("minimum", (lower, clamped.args[1]), inside.type),), node.type)
 
 
-def _swap(expr: Expr, old: Expr, new: Expr) -> Expr:
-    """`expr`, a chain of first arguments that ends in `old`, ending in `new`."""
-    if expr is old:
-        return new
-    return Expr(expr.fn, (_swap(expr.args[0], old, new), *expr.args[1:]), expr.type, expr.value)
+def without_inner_clamps(expr: Expr, low: float, high: float, points: Mapping[int, Array]) -> Expr:
+    """`expr` without a clamp inside it, where `rint(expr)` is clamped to `low .. high` in any case.
+
+    Multiplication by positive constants and addition are monotone in float32: what lies outside the inner limit lands
+    outside of where the limit lands. `points`: constants among the leaves, a value a channel.
+    """
+    path: list[tuple[Expr, Array]] = []
+    node = expr
+    while node.fn in ("mul", "add"):
+        other = node.args[1]
+        value = np.asarray(other.value, np.float32) if other.fn == "const" else points.get(int(other.value or 0))
+        if other.fn not in ("const", "input") or value is None or (node.fn == "mul" and np.min(value) <= 0):
+            break
+        path.append((node, value))
+        node = node.args[0]
+    core = node
+    while core.fn in ("minimum", "maximum") and core.args[1].fn == "const":
+        landed: Array = np.asarray(core.args[1].value, np.float32)
+        for step, value in reversed(path):
+            landed = landed * value if step.fn == "mul" else landed + value
+        landed = np.rint(landed)
+        if np.max(landed) > low if core.fn == "maximum" else np.min(landed) < high:
+            break
+        core = core.args[0]
+    if core is node:
+        return expr
+    for step, _ in reversed(path):
+        core = Expr(step.fn, (core, step.args[1]), step.type)
+    return core
 
 
 def _clamp(expr: Expr) -> tuple[Expr, float, float] | None:

@@ -10,7 +10,7 @@ import numpy as np
 from lpir.ir.graph import Node, Value
 from lpir.ir.model import Model
 from lpir.ir.op import Op
-from lpir.ir.types import u8
+from lpir.ir.types import f32, u8
 from lpir.ops.boundary import constant, constant_data
 from lpir.ops.lowered import (
     Elementwise,
@@ -199,7 +199,9 @@ def fuse_epilogue(node: Node) -> None:
         if source not in operands:
             operands.append(source)
         leaves[index] = input_(first + operands.index(source), source.element_type)
-    epilogue = drop_inner_clamps(simplify(substitute(node.op.expr, leaves)))
+    known = {i: constant_data(v) for i, v in enumerate(operands, first) if v.element_type == f32}
+    points = {i: data for i, data in known.items() if data is not None}
+    epilogue = drop_inner_clamps(simplify(substitute(node.op.expr, leaves)), points)
     epilogue, operands = fold_output_scale(epilogue, operands, first)
     fused = Node(_with_epilogue(op, epilogue), [*producer.inputs[:fixed], *operands], producer.name)
     fused.source = [*producer.source, *(s for s in node.source if s not in producer.source)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from lpir.ir.graph import Value
@@ -9,14 +11,16 @@ from lpir.ir.types import f32
 from lpir.ops.boundary import constant, constant_data
 from lpir.scalar.expr import Expr, const, input_, substitute
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 
 def fold_output_scale(epilogue: Expr, operands: list[Value], first: int) -> tuple[Expr, list[Value]]:
     """`rint(clamp((acc * scale + bias) * inverse))` becomes `rint(clamp(acc * scale' + bias'))`; a second product in
     place of the bias, of a residual, is folded alike.
 
     So does the last of several factors, `x * scale` for any x. The products are made in float64 and rounded once: one
-    multiplication and one rounding less a value. `scale` and `bias` are literals or constant operands; operand i is
-    leaf `first + i`. Returns the epilogue and its operands.
+    multiplication and one rounding less a value. `scale`, `bias` and `inverse` are literals or constant operands, such
+    as one a channel; operand i is leaf `first + i`. Returns the epilogue and its operands.
     """
     folded = _fold_one(epilogue, operands, first)
     while folded is not None:
@@ -28,26 +32,36 @@ def fold_output_scale(epilogue: Expr, operands: list[Value], first: int) -> tupl
 def _fold_one(epilogue: Expr, operands: list[Value], first: int) -> tuple[Expr, list[Value]] | None:
     for rounded in epilogue.walk():
         product = _product(rounded)
-        if product is None:
+        factor = _constant(product.args[1], operands, first) if product else None
+        if product is None or factor is None:
             continue
         more = list(operands)
-        inside = _times(product.args[0], float(product.args[1].value or 0), more, first)
+        inside = _times(product.args[0], factor, more, first)
         if inside is not None:
             return _used(_swap(epilogue, product, inside), more, first)
     return None
 
 
 def _product(expr: Expr) -> Expr | None:
-    """The `x * constant` inside `rint_i32`, through clamps and the addition of a constant."""
+    """The `x * leaf` inside `rint_i32`, through clamps and the addition of a constant."""
     if expr.fn != "rint_i32":
         return None
     inner = expr.args[0]
     while inner.fn in ("minimum", "maximum", "add") and inner.args[1].fn == "const":
         inner = inner.args[0]
-    return inner if inner.fn == "mul" and inner.args[1].fn == "const" else None
+    return inner if inner.fn == "mul" and inner.args[1].fn in ("const", "input") else None
 
 
-def _times(expr: Expr, factor: float, operands: list[Value], first: int) -> Expr | None:
+def _constant(leaf: Expr, operands: list[Value], first: int) -> Array | None:
+    """The float32 value of a literal or of a constant operand, in float64."""
+    if leaf.fn == "const":
+        return np.asarray(float(leaf.value or 0))
+    at = int(leaf.value or 0) - first
+    data = constant_data(operands[at]) if leaf.fn == "input" and at >= 0 else None
+    return None if data is None or data.dtype != np.float32 else data.astype(np.float64)
+
+
+def _times(expr: Expr, factor: Array, operands: list[Value], first: int) -> Expr | None:
     """`expr * factor` for `x * scale`, `acc * scale + bias` and `x * scale + y * scale`, or None for another form."""
     if expr.fn == "add":
         # a sum may be written either way around
@@ -88,13 +102,14 @@ def _is_scaled_sum(expr: Expr) -> bool:
     return expr.fn == "mul" and expr.type == f32 and _is_sum(expr.args[0]) and expr.args[1].fn == "const"
 
 
-def _scaled_leaf(leaf: Expr, factor: float, operands: list[Value], first: int) -> Expr | None:
-    if leaf.fn == "const":
-        return const(float(np.float32(float(leaf.value or 0) * factor)), f32)
-    data = constant_data(operands[int(leaf.value or 0) - first]) if leaf.fn == "input" and leaf.value else None
-    if data is None or data.dtype != np.float32:
+def _scaled_leaf(leaf: Expr, factor: Array, operands: list[Value], first: int) -> Expr | None:
+    value = _constant(leaf, operands, first)
+    if value is None:
         return None
-    operands.append(constant((data.astype(np.float64) * factor).astype(np.float32)))
+    scaled = (value * factor).astype(np.float32)
+    if scaled.size == 1:
+        return const(float(scaled.reshape(())), f32)
+    operands.append(constant(scaled))
     return input_(first + len(operands) - 1, f32)
 
 

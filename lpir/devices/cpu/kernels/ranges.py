@@ -16,6 +16,7 @@ from lpir.ir.graph import Value
 from lpir.ir.types import f32, i32, u8
 from lpir.ops.boundary import constant_data
 from lpir.ops.lowered import Elementwise, Table
+from lpir.passes.lowprec.clamps import without_inner_clamps
 from lpir.scalar.expr import Expr
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -112,42 +113,13 @@ def without_clamp(expr: Expr, leaves: Mapping[int, Range]) -> Expr | None:
         return None
     inside = rounded.args[0].args[0].args[0]
     points = {i: low.astype(np.float32) for i, (low, high) in leaves.items() if np.array_equal(low, high)}
-    bare = drop_inner_clamps(inside, float(-zero_point), float(255 - zero_point), points)
+    bare = without_inner_clamps(inside, float(-zero_point), float(255 - zero_point), points)
     for candidate in (bare, inside):
         limits = value_range(candidate, leaves)
         if limits is not None and np.min(limits[0]) >= -SAFE and np.max(limits[1]) <= SAFE:
             code = Expr("rint_i32", (candidate,), i32)
             return code if rounded is total else Expr("add", (code, total.args[1]), i32)
     return None
-
-
-def drop_inner_clamps(expr: Expr, low: float, high: float, points: Mapping[int, Array]) -> Expr:
-    """`expr` without a clamp inside it, where `rint(expr)` is clamped to `low .. high` in any case.
-
-    Multiplication by positive constants and addition are monotone in float32: what lies outside the inner limit lands
-    outside of where the limit lands. `points`: constants among the leaves, a value a channel.
-    """
-    path: list[tuple[Expr, Array]] = []
-    node = expr
-    while node.fn in ("mul", "add"):
-        other = node.args[1]
-        value = np.asarray(other.value, np.float32) if other.fn == "const" else points.get(int(other.value or 0))
-        if other.fn not in ("const", "input") or value is None or (node.fn == "mul" and np.min(value) <= 0):
-            break
-        path.append((node, value))
-        node = node.args[0]
-    core = node
-    while core.fn in ("minimum", "maximum") and core.args[1].fn == "const":
-        landed: Array = np.asarray(core.args[1].value, np.float32)
-        for step, value in reversed(path):
-            landed = landed * value if step.fn == "mul" else landed + value
-        landed = np.rint(landed)
-        if np.max(landed) > low if core.fn == "maximum" else np.min(landed) < high:
-            break
-        core = core.args[0]
-    for step, _ in reversed(path):
-        core = Expr(step.fn, (core, step.args[1]), step.type)
-    return core
 
 
 def without_codes(expr: Expr, leaves: Mapping[int, Range]) -> Expr:
