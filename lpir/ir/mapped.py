@@ -19,12 +19,17 @@ class MappedFile(mmap.mmap):
             self.madvise(mmap.MADV_DONTNEED)
 
 
-def drop_pages(array: Array) -> None:
-    """Gives back the memory of the file that `array` is a view of, if it is one."""
+def file_of(array: Array) -> MappedFile | None:
+    """The file that `array` is a view of, if it is one."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
     if isinstance(base, memoryview):
         base = base.obj
-    if isinstance(base, MappedFile):
-        base.drop_pages()
+    return base if isinstance(base, MappedFile) else None
+
+
+def drop_pages(array: Array) -> None:
+    """Gives back the memory of the file that `array` is a view of, if it is one."""
+    if (file := file_of(array)) is not None:
+        file.drop_pages()

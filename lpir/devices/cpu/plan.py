@@ -17,7 +17,7 @@ from lpir.devices.cpu.profile import STAMP_BYTES, Stamps
 from lpir.devices.cpu.select import Choice, choose
 from lpir.errors import ModelError
 from lpir.ir.graph import Node, Value
-from lpir.ir.mapped import drop_pages
+from lpir.ir.mapped import drop_pages, file_of
 from lpir.ir.model import Model
 from lpir.ir.op import Array
 from lpir.ops.boundary import constant_data
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# of the buffers: the constants
-CONSTANTS = -1
-# bytes of a constant whose file gives up its memory once the constant is packed
+# of the buffers: the constants, and the first of those that stay in their file; the next ones count down
+CONSTANTS, MAPPED = -1, -2
+# bytes of a constant whose file gives up its memory once the constant is packed, or that may stay there
 LARGE = 1 << 16
 
 
@@ -85,6 +85,8 @@ class Plan:
     outputs: tuple[Slot, ...]
     arena_size: int
     constants: Array
+    # constants that are read where their file is mapped
+    mapped: tuple[Array, ...]
     offsets: tuple[int, ...]
     choices: dict[str, tuple[Node, Choice]]
     # buffers of the inputs that only native steps read, so that they may be elsewhere; None for the others
@@ -96,6 +98,8 @@ class Plan:
         """The address of a reference for a runner whose arena starts at `arena`."""
         if ref.buffer == CONSTANTS:
             return int(self.constants.ctypes.data) + ref.offset
+        if int(ref.buffer) <= MAPPED:
+            return int(self.mapped[MAPPED - int(ref.buffer)].ctypes.data) + ref.offset
         return arena + self.offsets[int(ref.buffer)] + ref.offset
 
 
@@ -153,6 +157,7 @@ class Planner:
         self.buffers: dict[int, int] = {}
         self.blocks: list[list[int]] = []
         self.store = ConstantStore()
+        self.mapped: list[Array] = []
         self.position = 0
         self.choices: dict[str, tuple[Node, Choice]] = {}
         self.segments: list[NativeSegment | tuple[Node, Choice]] = []
@@ -182,6 +187,7 @@ class Planner:
             outputs=tuple(c or slot(r.inputs[0]) for c, r in zip(constants, self.model.results, strict=True)),
             arena_size=placement.size,
             constants=self.store.pack(),
+            mapped=tuple(self.mapped),
             offsets=placement.offsets,
             choices=self.choices,
             movable=tuple(self._movable(v) for v in self.model.inputs),
@@ -197,6 +203,15 @@ class Planner:
             return self.constant(array)
         place = self.places.of(value)
         return Ref(self.buffers[id(place.root)], place.offset)
+
+    def table(self, value: Value) -> Ref:
+        """Where a value lives; a large constant stays in its file."""
+        data = constant_data(value)
+        if data is None or data.nbytes <= LARGE or not data.flags.c_contiguous or file_of(data) is None:
+            return self.ref(value)
+        known = [i for i, array in enumerate(self.mapped) if array is data]
+        self.mapped += [] if known else [data]
+        return Ref(MAPPED - (known[0] if known else len(self.mapped) - 1))
 
     def pitch(self, value: Value) -> int:
         """Bytes between the rows of an output."""

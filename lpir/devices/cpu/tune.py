@@ -146,6 +146,9 @@ class Trial:
             self._values[id(value)] = self.scratch(size) if data is None else self.constant(data)
         return self._values[id(value)]
 
+    def table(self, value: Value) -> Ref:
+        return self.ref(value)
+
     def constant(self, array: Array, name: str = "") -> Ref:
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         ref = self.scratch(flat.size)

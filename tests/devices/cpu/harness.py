@@ -56,6 +56,9 @@ class Context:
             return self.bind(value, value.node.op.data, value.node.op.data.nbytes)
         return self.values[id(value)]
 
+    def table(self, value: Value) -> Ref:
+        return self.ref(value)
+
     def constant(self, array: Array, name: str = "") -> Ref:
         return self._place(array, array.nbytes)
 

@@ -11,10 +11,15 @@ import pytest
 
 import lpir
 from lpir.devices.cpu import plan
+from lpir.devices.cpu.codegen.jit import links_objects
 from lpir.devices.cpu.codegen.pages import clean_ranges, drop_pages
 from lpir.ir import mapped
+from lpir.ir.graph import Node
+from lpir.ir.model import Model
 from lpir.ir.op import Array
-from lpir.ops.boundary import Constant
+from lpir.ir.types import i64
+from lpir.ops.boundary import Constant, Result, constant, parameter
+from lpir.ops.builder import make
 from tests.passes.networks import mobile_block
 
 X = np.random.default_rng(1).normal(size=(1, 3, 8, 8)).astype(np.float32)
@@ -61,6 +66,32 @@ def test_a_model_whose_file_gives_up_its_memory_runs_the_same(tmp_path: Path, mo
     compiled = lpir.compile_model(lpir.read_model(tmp_path / "m.xml"), "CPU")
     assert dropped
     assert compiled([X])[0].tobytes() == expected.tobytes()
+
+
+def embedding(rows: int) -> Model:
+    """int64 [1, 4] -> [1, 4, 24], rows of a table."""
+    table = np.random.default_rng(2).normal(size=(rows, 24)).astype(np.float32)
+    ids = parameter((1, 4), i64, "ids")
+    node = make("Gather", constant(table), ids.output, constant(np.array(0, np.int64)))
+    return Model([Node(Result(), [node], "out")], [ids], "embedding")
+
+
+def test_a_table_stays_in_its_file_and_is_part_of_a_library(tmp_path: Path) -> None:
+    model, ids = embedding(4000), np.array([[3, 0, 3999, 17]], np.int64)
+    lpir.save_model(model, tmp_path / "m.xml", compress_to_fp16=False)
+    (expected,) = lpir.compile_model(model, "REFERENCE")([ids]).values()
+    compiled = lpir.compile_model(lpir.read_model(tmp_path / "m.xml"), "CPU")
+    (table,) = compiled.executable.plan.mapped
+    assert mapped.file_of(table) is not None
+    assert compiled.executable.plan.constants.nbytes < table.nbytes
+    # what is in memory may be written to by whoever made the model: it is copied
+    assert not lpir.compile_model(model, "CPU").executable.plan.mapped
+    # neither a new file in place of the old one nor the end of the model changes what is compiled
+    lpir.save_model(embedding(3000), tmp_path / "m.xml", compress_to_fp16=False)
+    assert compiled([ids])[0].tobytes() == expected.tobytes()
+    if links_objects():
+        library = lpir.Core().import_model(compiled.export_model(), "CPU")
+        assert library([ids])[0].tobytes() == expected.tobytes()
 
 
 def test_an_executable_holds_its_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from lpir.devices.cpu.aot import checks
 from lpir.devices.cpu.aot.header import header_text
 from lpir.devices.cpu.aot.interface import FUNCTIONS, MODEL, interface_text
@@ -26,15 +28,15 @@ from lpir.devices.cpu.linker.elf import Object, Relocation, Section, Symbol, rea
 from lpir.devices.cpu.linker.library import shared_library
 from lpir.devices.cpu.linker.link import CONSTANTS, PAGE, R_64
 from lpir.devices.cpu.plan import CONSTANTS as CONSTANTS_BUFFER
-from lpir.devices.cpu.plan import Callback, NativeSegment, Plan, Slot
+from lpir.devices.cpu.plan import MAPPED, Callback, NativeSegment, Plan, Slot
 from lpir.devices.cpu.profile import Layer
 from lpir.errors import UnsupportedError
 from lpir.ir.graph import Value
 from lpir.ir.model import Model, names_of
 from lpir.runtime.explain import Explanation
 
-# sections of the object that `_data` makes
-DATA, READ, WEIGHTS = range(3)
+# sections of the object that `_data` makes; behind them one for each constant that the plan left in its file
+DATA, READ, WEIGHTS, TABLES = range(4)
 
 
 class _Writer:
@@ -163,6 +165,7 @@ def _data(model: Model, plan: Plan, isa: Isa, threads: int, info: bytes) -> Obje
         Section(".data.rel.ro", bytes(data.data), 64, False, True, tuple(data.relocations)),
         Section(".rodata", bytes(read.data), 64, False, False, ()),
         Section(CONSTANTS, weights, PAGE, False, False, ()),
+        *(Section(CONSTANTS, x.reshape(-1).view(np.uint8).data, PAGE, False, False, ()) for x in plan.mapped),
     )
     return Object(sections, (Symbol("lpir_model", DATA, root),))
 
@@ -181,6 +184,8 @@ def _words(data: _Writer, plan: Plan, at: dict[str, int], counts: dict[str, int]
                 data.word(word)
             elif word.buffer == CONSTANTS_BUFFER:
                 data.address(weights, word.offset)
+            elif int(word.buffer) <= MAPPED:
+                data.address(Symbol("", TABLES + MAPPED - int(word.buffer), 0), word.offset)
             else:
                 fixups.append(count)
                 data.word(plan.address(word, 0))

@@ -22,6 +22,8 @@ None runs it.
   and scratch.
 * `ctx.ref(value)` is where a value lives: an input, an output, or a Constant in its natural layout. Input and output of
   one node never share memory unless the kernel allows it with `reuses`.
+* `ctx.table(value)` is the same for what a step reads a few rows of, such as an embedding: a large constant stays in
+  its mapped file, at any alignment, with nothing to read behind it.
 * `ctx.constant(array)` stores packed weights, tables, row offsets, ...; equal bytes are stored once.
 * `ctx.scratch(nbytes)` is memory that lives during the steps of this node only, shared by all threads.
 * A step is one call of the kernel's function by every thread of the pool with the same parameters; there is a barrier
@@ -82,6 +84,9 @@ class BuildContext(Protocol):
 
     def ref(self, value: Value) -> Ref:
         """Where a value lives (input, output or constant of the node)."""
+
+    def table(self, value: Value) -> Ref:
+        """As `ref`, for what a step reads a few rows of: at any alignment, and nothing behind its end may be read."""
 
     def constant(self, array: np.ndarray[Any, Any], name: str = "") -> Ref:
         """Stores a copy of the array's bytes (C order) with the plan's constants."""

@@ -77,7 +77,7 @@ class GatherKernel(Kernel):
         batch += len(places) if batch < 0 else 0
         run = math.prod(shape[axis + 1 :]) * (element_size(x.element_type) or 1)
         values: dict[str, int | float | F32 | Ref] = {
-            **{"x": ctx.ref(x), "indices": ctx.ref(indices), "out": ctx.ref(node.output)},
+            **{"x": ctx.table(x), "indices": ctx.ref(indices), "out": ctx.ref(node.output)},
             **{"batch": math.prod(shape[:batch]), "outer": math.prod(shape[batch:axis]), "length": shape[axis]},
             **{"count": math.prod(places[batch:]), "run": run},
         }
