@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from lpir.demo.packages import files_of
 from lpir.errors import FileError
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -22,7 +22,7 @@ MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-@dataclass(frozen=True)
+@record
 class Photo:
     """A picture file and its ImageNet class, 0 to 999."""
 

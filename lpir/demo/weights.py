@@ -12,7 +12,6 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from lpir.errors import FileError
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -42,19 +42,19 @@ STORAGES: dict[str, np.dtype[Any]] = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class _StorageType:
     dtype: np.dtype[Any]
 
 
-@dataclass(frozen=True)
+@record
 class _Storage:
     key: str
     dtype: np.dtype[Any]
     count: int
 
 
-@dataclass(frozen=True)
+@record
 class _Tensor:
     storage: _Storage
     offset: int

@@ -13,9 +13,10 @@ from lpir.errors import LpirError, ModelError
 from lpir.ir.op import Arg, Array, Op, TensorType
 from lpir.ir.shape import PartialShape
 from lpir.ir.types import ElementType
+from lpir.record import record
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class QuantType:
     """How 8-bit codes stand for real numbers: `real = scale * (code - zero_point)`.
 

@@ -12,6 +12,7 @@ import numpy as np
 from lpir.errors import ModelError
 from lpir.ir.shape import PartialShape
 from lpir.ir.types import ElementType
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -36,7 +37,7 @@ class Arg:
     value: Array | None = None
 
 
-@dataclass(frozen=True)
+@record
 class Case:
     """A sample of an operation for conformance tests: the operation and its input arrays."""
 
@@ -45,7 +46,7 @@ class Case:
     name: str = ""
 
 
-@dataclass(frozen=True)
+@record
 class Op:
     """Base of all operations: a frozen dataclass whose fields are its XML attributes.
 

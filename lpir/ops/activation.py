@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from lpir.errors import ModelError
 from lpir.ir.op import Arg, Case, TensorType, op
 from lpir.ir.types import ElementType
 from lpir.ops.bases import ElementwiseOp, FloatUnary, Unary, rounded_once
+from lpir.record import record
 from lpir.scalar.expr import Expr, absolute, apply, clamp, erf, exp, input_, less, log, maximum, minimum, select, tanh
 
 
@@ -41,7 +41,7 @@ class Sigmoid(FloatUnary):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Elu(FloatUnary):
     """`x if x >= 0 else alpha * (e^x - 1)` (opset1)."""
 
@@ -57,7 +57,7 @@ class Elu(FloatUnary):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Gelu(FloatUnary):
     """`x * Phi(x)` (opset7).
 
@@ -178,7 +178,7 @@ class SoftSign(FloatUnary):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Clamp(Unary):
     """`min(max(x, min), max)` (opset1). For integers the limits are rounded inward and kept inside the type."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +11,7 @@ from lpir.errors import ModelError
 from lpir.ir.op import Arg, Array, Case, Op, TensorType
 from lpir.ir.shape import PartialShape, broadcast
 from lpir.ir.types import ElementType, boolean, f32, from_dtype
+from lpir.record import record
 from lpir.scalar.evaluate import evaluate
 from lpir.scalar.expr import Expr, cast, input_
 
@@ -83,7 +83,7 @@ class FloatUnary(Unary):
         return super().infer(inputs)
 
 
-@dataclass(frozen=True)
+@record
 class Binary(ElementwiseOp):
     """`y = f(a, b)` with broadcasting. A subclass states `expr`.
 

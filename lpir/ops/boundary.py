@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,10 +12,11 @@ from lpir.ir.graph import Node, Value
 from lpir.ir.op import Arg, Array, Op, TensorType, op
 from lpir.ir.shape import PartialShape
 from lpir.ir.types import ElementType, from_dtype
+from lpir.record import record
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Parameter(Op):
     """An input of the model."""
 
@@ -39,7 +40,7 @@ class Result(Op):
 
 
 @op
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Constant(Op):
     """A tensor that is part of the model. Two Constants are equal only if they are the same object.
 

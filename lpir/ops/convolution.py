@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +24,7 @@ from lpir.ops.windows import (
     window_dimension,
     window_length,
 )
+from lpir.record import record
 
 # elements of the unrolled input that are alive at once: they should fit the second-level cache
 UNROLLED = 2**18
@@ -120,7 +120,7 @@ def _unrolled(
     return y.reshape(count, -1, *out)
 
 
-@dataclass(frozen=True)
+@record
 class ConvolutionBase(Op):
     """What Convolution and GroupConvolution share.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,9 +14,10 @@ from lpir.ir.shape import ANY, Dimension
 from lpir.ops.convolution import spatial_rank
 from lpir.ops.matmul import accumulator
 from lpir.ops.windows import check_auto_pad, check_window, checked, map_dimension, shape_input, split_padding, taps
+from lpir.record import record
 
 
-@dataclass(frozen=True)
+@record
 class BackpropDataBase(Op):
     """What ConvolutionBackpropData and GroupConvolutionBackpropData share.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from lpir.errors import ModelError
 from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.types import ElementType, boolean, f16, f32, f64, from_dtype, i8, i32, i64, u8
 from lpir.ops.bases import Binary, ElementwiseOp, Unary, broadcast_as
+from lpir.record import record
 from lpir.scalar.expr import Expr, absolute, apply, cast, floor, input_, power, select
 
 
@@ -44,7 +44,7 @@ class Multiply(Binary):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Divide(Binary):
     """`a / b` (opset1). Integers: rounded down with `m_pythondiv`, else toward zero."""
 
@@ -117,7 +117,7 @@ class SquaredDifference(Binary):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Select(ElementwiseOp):
     """`then if condition else otherwise` (opset1); condition is boolean, the others share a type."""
 
@@ -154,7 +154,7 @@ class Select(ElementwiseOp):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Convert(ElementwiseOp):
     """`x` as `destination_type` (opset1).
 
@@ -244,7 +244,7 @@ class Ceiling(Unary):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Round(Unary):
     """The nearest whole number (opset5). mode: "half_to_even" or "half_away_from_zero"."""
 

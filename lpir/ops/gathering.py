@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.shape import ANY, Dimension, PartialShape
 from lpir.ops.bases import integers, normalize_axis
 from lpir.ops.windows import checked
+from lpir.record import record
 
 
 def check_indices(arg: Arg) -> None:
@@ -31,7 +31,7 @@ def wrapped(indices: Array, length: int) -> Array:
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Gather(Op):
     """`y[b, p, i, s] = x[b, p, indices[b, i], s]`: the slices of `x` along an axis at `indices` (OpenVINO opset8).
 
@@ -99,7 +99,7 @@ class Gather(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class GatherElements(Op):
     """`y[i, j, k] = x[indices[i, j, k], j, k]` for axis 0, and so on (OpenVINO opset6 GatherElements)."""
 
@@ -140,7 +140,7 @@ class GatherElements(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class GatherND(Op):
     """`y[b, i] = x[b, indices[b, i, 0], indices[b, i, 1], ...]` (OpenVINO opset8 GatherND).
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -15,10 +14,11 @@ from lpir.ir.shape import ANY, Dimension, PartialShape
 from lpir.ir.types import ElementType, boolean, dynamic, f32, i32, i64
 from lpir.ops.bases import integers, normalize_axis
 from lpir.ops.windows import MOST_ELEMENTS, checked
+from lpir.record import record
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Range(Op):
     """`start, start + step, ...` below `stop` (above it for a negative step), of output_type (OpenVINO opset4).
 
@@ -84,7 +84,7 @@ class Range(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class OneHot(Op):
     """`y[..., d, ...] = on if indices == d else off`, the new axis `axis` of length depth (OpenVINO opset1 OneHot).
 
@@ -129,7 +129,7 @@ class OneHot(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class CumSum(Op):
     """`y[i] = x[0] + ... + x[i]` along the axis that the second input names (default 0) (OpenVINO opset3 CumSum).
 
@@ -173,7 +173,7 @@ class CumSum(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class NonZero(Op):
     """`[rank, count]`: the positions of the elements that are not 0, in row-major order (OpenVINO opset3 NonZero)."""
 

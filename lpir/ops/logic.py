@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from lpir.errors import ModelError
 from lpir.ir.op import Arg, Case, TensorType, op
 from lpir.ir.types import boolean
 from lpir.ops.bases import Binary, Comparison, FloatUnary, Unary
+from lpir.record import record
 from lpir.scalar.expr import Expr, absolute, apply, const
 
 
@@ -194,7 +194,7 @@ class IsFinite(Question):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class IsInf(Question):
     """Whether `x` is infinite, of the signs asked for (opset10)."""
 

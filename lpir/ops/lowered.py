@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from lpir.errors import ModelError
 from lpir.ir.op import Arg, Array, Op, TensorType, lowered_op
 from lpir.ir.shape import PartialShape
 from lpir.ir.types import ElementType, f32, i32, u8
+from lpir.record import record
 from lpir.scalar.evaluate import evaluate
 from lpir.scalar.expand import expand
 from lpir.scalar.expr import Expr, input_
@@ -68,7 +68,7 @@ def epilogue_output(
 
 
 @lowered_op
-@dataclass(frozen=True)
+@record
 class Elementwise(Op):
     """`expr` for each element; input i is leaf i, broadcast NumPy-style."""
 
@@ -92,7 +92,7 @@ def window_counts(size: int, kernel: int, stride: int, dilation: int, pad_begin:
     return (size + pad_begin + pad_end - dilation * (kernel - 1) - 1) // stride + 1
 
 
-@dataclass(frozen=True)
+@record
 class Windowed(Op):
     """Shared geometry of convolution and pooling over `[N, *S, C]`."""
 
@@ -126,7 +126,7 @@ class Windowed(Op):
 
 
 @lowered_op
-@dataclass(frozen=True)
+@record
 class LoweredConvolution(Windowed):
     """Convolution of `x [N, *S, C]` with `w [*K, C / groups, O]`; operands broadcast to `[N, *So, O]`.
 
@@ -172,7 +172,7 @@ class LoweredConvolution(Windowed):
 
 
 @lowered_op
-@dataclass(frozen=True)
+@record
 class LoweredMatMul(Op):
     """`a [*B, M, K]` times `b [*B, K, N]`; with transpose_b `b` is `[*B, N, K]`. Operands broadcast to `[*B, M, N]`.
 
@@ -207,7 +207,7 @@ class LoweredMatMul(Op):
 
 
 @lowered_op
-@dataclass(frozen=True)
+@record
 class Pool(Windowed):
     """Maximum or sum over windows of `x [N, *S, C]`.
 
@@ -266,7 +266,7 @@ class Pool(Windowed):
 
 
 @lowered_op
-@dataclass(frozen=True)
+@record
 class Reduce(Op):
     """Reduction over `axes` (sorted, counted from the front): leaf 0 is the int32 or float32 result.
 
@@ -311,7 +311,7 @@ class Table(Op):
 
 
 @lowered_op
-@dataclass(frozen=True)
+@record
 class LoweredSoftmax(Op):
     """`exp(x - max) / sum` over the last axis, then the epilogue. The sum may be reordered."""
 
@@ -330,7 +330,7 @@ class LoweredSoftmax(Op):
 
 
 @lowered_op
-@dataclass(frozen=True)
+@record
 class LoweredNormalize(Op):
     """`(x - mean) / sqrt(var + eps)` over the last `axes` axes, then the epilogue (MVN). Sums may be reordered.
 

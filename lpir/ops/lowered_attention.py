@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -13,13 +12,14 @@ from lpir.ir.op import Arg, Array, Op, TensorType, lowered_op
 from lpir.ir.shape import PartialShape
 from lpir.ir.types import f32
 from lpir.ops.lowered import LoweredMatMul, LoweredSoftmax, accumulator_of, epilogue_output, finish
+from lpir.record import record
 from lpir.scalar.expr import Expr, input_
 
 IDENTITY = input_(0, f32)
 
 
 @lowered_op
-@dataclass(frozen=True)
+@record
 class LoweredAttention(Op):
     """`softmax(scores(q k^T)) v`, then the epilogue; for every head of every batch.
 

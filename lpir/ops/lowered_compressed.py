@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -12,11 +11,12 @@ from lpir.errors import ModelError
 from lpir.ir.op import Arg, Array, Op, TensorType, lowered_op
 from lpir.ir.types import f32
 from lpir.ops.lowered import epilogue_output, finish
+from lpir.record import record
 from lpir.scalar.expr import Expr
 
 
 @lowered_op
-@dataclass(frozen=True)
+@record
 class CompressedMatMul(Op):
     """`a [*B, M, K]` times weights that are codes `[K, N]` (`[N, K]` with transpose_b) of 4 or 8 bits.
 

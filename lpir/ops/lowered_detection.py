@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -11,10 +10,11 @@ import numpy as np
 from lpir.ir.op import Arg, Array, Op, TensorType, lowered_op
 from lpir.ir.shape import Dimension, PartialShape
 from lpir.ops.sorting import NonMaxSuppression
+from lpir.record import record
 
 
 @lowered_op
-@dataclass(frozen=True)
+@record
 class PaddedSuppression(Op):
     """NonMaxSuppression whose outputs have `rows` rows, those behind the selected ones 0."""
 
@@ -34,7 +34,7 @@ class PaddedSuppression(Op):
 
 
 @lowered_op
-@dataclass(frozen=True)
+@record
 class FirstRows(Op):
     """The first rows of input 0; input 1 `[1]` says how many."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from lpir.errors import ModelError
@@ -13,12 +12,13 @@ from lpir.ir.types import f32
 from lpir.ops.lowered import expanded
 from lpir.ops.recurrent import run_steps
 from lpir.ops.recurrent_cells import GATES, CellKind
+from lpir.record import record
 from lpir.scalar.evaluate import evaluate
 from lpir.scalar.expr import Expr
 
 
 @lowered_op
-@dataclass(frozen=True)
+@record
 class Recurrence(Op):
     """The steps of one direction of an LSTM, GRU or RNN.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,10 +12,11 @@ from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.shape import Dimension, PartialShape, broadcast
 from lpir.ir.types import from_dtype
 from lpir.ops.windows import checked
+from lpir.record import record
 
 
 @op
-@dataclass(frozen=True)
+@record
 class MatMul(Op):
     """`y[..., m, n] = sum_k a[..., m, k] * b[..., k, n]` with the leading axes broadcast (OpenVINO opset1 MatMul).
 

@@ -6,7 +6,6 @@ Source: the OpenVINO operation set specification of the version that each class 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from lpir.errors import ModelError
 from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ops.reduction import reduced_axes
+from lpir.record import record
 
 
 def _data_type(inputs: Sequence[Arg], floats: int | None = None) -> list[TensorType]:
@@ -49,7 +49,7 @@ def _per_channel(v: Array, rank: int) -> Array:
 
 
 @op
-@dataclass(frozen=True)
+@record
 class MVN(Op):
     """Mean-variance normalization (opset6): inputs data, axes.
 
@@ -91,7 +91,7 @@ class MVN(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class NormalizeL2(Op):
     """`x / sqrt(sum(x^2) + eps)` or, with eps_mode "max", `x / sqrt(max(sum(x^2), eps))` (opset1): inputs data, axes.
 
@@ -126,7 +126,7 @@ class NormalizeL2(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class BatchNormInference(Op):
     """`(x - mean) / sqrt(variance + epsilon) * gamma + beta` by channel, axis 1 (opset5).
 
@@ -161,7 +161,7 @@ class BatchNormInference(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class LRN(Op):
     """Local response normalization (opset1): inputs data, axes.
 
@@ -202,7 +202,7 @@ class LRN(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class GroupNormalization(Op):
     """Mean-variance normalization over groups of channels, then `* scale + bias` by channel (opset12).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -13,12 +12,13 @@ from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.shape import ANY, Dimension, PartialShape
 from lpir.ops.bases import integers
 from lpir.ops.windows import LARGEST, checked
+from lpir.record import record
 
 MODES = ("constant", "edge", "reflect", "symmetric")
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Pad(Op):
     """`y[i] = x[i - pads_begin]`, and outside of `x` what pad_mode says (OpenVINO opset12 Pad).
 

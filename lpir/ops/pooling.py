@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -27,6 +26,7 @@ from lpir.ops.windows import (
     window_dimension,
     window_length,
 )
+from lpir.record import record
 
 ROUNDINGS = ("floor", "ceil", "ceil_torch")
 
@@ -85,7 +85,7 @@ def _frame(
 
 
 @op
-@dataclass(frozen=True)
+@record
 class MaxPool(Op):
     """`y[n, c, i] = max_k x[n, c, i * stride + k * dilation - pads_begin]` and where it was (OpenVINO opset14).
 
@@ -194,7 +194,7 @@ class MaxPool(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class AvgPool(Op):
     """`y[n, c, i] = sum_k x[n, c, i * stride + k - pads_begin] / count` (OpenVINO opset14).
 
@@ -335,7 +335,7 @@ class AdaptiveAvgPool(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class AdaptiveMaxPool(Op):
     """The maximum of each adaptive window and its position in the flattened spatial axes (OpenVINO opset8)."""
 

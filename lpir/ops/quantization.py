@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -13,11 +12,12 @@ from lpir.ir.op import Arg, Array, Case, TensorType, op
 from lpir.ir.shape import PartialShape, broadcast_dimension
 from lpir.ir.types import ElementType
 from lpir.ops.bases import ElementwiseOp
+from lpir.record import record
 from lpir.scalar.expr import Expr, apply, input_, maximum, minimum, rint, select
 
 
 @op
-@dataclass(frozen=True)
+@record
 class FakeQuantize(ElementwiseOp):
     """Rounds to `levels` values between limits (opset1). Inputs: x, input low, input high, output low, output high.
 
@@ -105,7 +105,7 @@ class FakeQuantize(ElementwiseOp):
         ]
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class CodeGrid:
     """Codes `0 .. levels - 1` on a line: `real = scale * (code - zero_point)`, arrays of the limits' shape.
 

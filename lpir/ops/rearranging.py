@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.shape import ANY, Dimension, PartialShape
 from lpir.ops.bases import integers, normalize_axis
 from lpir.ops.windows import LARGEST, checked
+from lpir.record import record
 
 
 def divided(dim: Dimension, by: int, what: str) -> Dimension:
@@ -44,7 +44,7 @@ def _check_block(x: Arg, mode: str, block_size: int) -> int:
 
 
 @op
-@dataclass(frozen=True)
+@record
 class DepthToSpace(Op):
     """Channels in blocks of `block_size ** K` become blocks of K spatial axes (OpenVINO opset1 DepthToSpace).
 
@@ -89,7 +89,7 @@ class DepthToSpace(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class SpaceToDepth(Op):
     """Blocks of `block_size` along every spatial axis become channels; undoes DepthToSpace (OpenVINO opset1)."""
 
@@ -126,7 +126,7 @@ class SpaceToDepth(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class ShuffleChannels(Op):
     """Axis `axis` seen as `[group, n]`, transposed and flattened again (OpenVINO opset1 ShuffleChannels)."""
 
@@ -293,7 +293,7 @@ def _check_vectors(x: Arg, block: list[int], begin: list[int], end: list[int]) -
 
 
 @op
-@dataclass(frozen=True)
+@record
 class ReverseSequence(Op):
     """The first `seq_lengths[b]` elements along seq_axis in reverse order (OpenVINO opset1 ReverseSequence).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +11,7 @@ from lpir.errors import ModelError
 from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.shape import ANY, Dimension, PartialShape
 from lpir.ops.recurrent_cells import GATES, CellKind
+from lpir.record import record
 from lpir.scalar.evaluate import evaluate
 from lpir.scalar.expr import Expr
 
@@ -47,7 +47,7 @@ def recur(
     return [compute(kind.hidden(), [*sums, cell]), cell]
 
 
-@dataclass(frozen=True)
+@record
 class Recurrent(Op):
     """Base of all. Inputs: data, the initial states, [lengths,] W `[G * H, I]`, R `[G * H, H]`, B."""
 
@@ -87,7 +87,7 @@ class Recurrent(Op):
                 raise ModelError(f"{self.type_name} needs weights {wanted}, not {arg.shape}")
 
 
-@dataclass(frozen=True)
+@record
 class RecurrentCell(Recurrent):
     """One step. Inputs: x `[B, I]`, states `[B, H]`, W, R, B. Outputs: the new states."""
 
@@ -128,7 +128,7 @@ class RecurrentCell(Recurrent):
         return [("plain", cls(hidden)), ("clip", cls(hidden, clip=0.5))]
 
 
-@dataclass(frozen=True)
+@record
 class RecurrentSequence(Recurrent):
     """All steps. Inputs: x `[B, T, I]`, states `[B, D, H]`, lengths `[B]`, W `[D, G * H, I]`, R, B.
 
@@ -220,7 +220,7 @@ def run_steps(
 
 
 @op
-@dataclass(frozen=True)
+@record
 class LSTMCell(RecurrentCell):
     """One step of an LSTM (opset4): gates f, i, c, o; the states are hidden and cell state."""
 
@@ -232,7 +232,7 @@ class LSTMCell(RecurrentCell):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class LSTMSequence(RecurrentSequence):
     """An LSTM over a sequence (opset5); see LSTMCell."""
 
@@ -244,7 +244,7 @@ class LSTMSequence(RecurrentSequence):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class GRUCell(RecurrentCell):
     """One step of a GRU (opset3): gates z, r, h. linear_before_reset: r multiplies the product, not the state."""
 
@@ -260,7 +260,7 @@ class GRUCell(RecurrentCell):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class GRUSequence(RecurrentSequence):
     """A GRU over a sequence (opset5); see GRUCell."""
 
@@ -277,7 +277,7 @@ class GRUSequence(RecurrentSequence):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class RNNCell(RecurrentCell):
     """One step of a plain recurrent layer (opset1): `f(x W^T + h R^T + B)`."""
 
@@ -291,7 +291,7 @@ class RNNCell(RecurrentCell):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class RNNSequence(RecurrentSequence):
     """A plain recurrent layer over a sequence (opset5); see RNNCell."""
 

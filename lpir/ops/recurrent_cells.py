@@ -6,10 +6,10 @@ The gates of a hidden unit come in OpenVINO's order: f, i, c, o (LSTM) or z, r, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from lpir.errors import ModelError
 from lpir.ops.activation import sigmoid
+from lpir.record import record
 from lpir.scalar.expr import Expr, clamp, input_, maximum, tanh
 
 ACTIVATIONS: dict[str, Callable[[Expr], Expr]] = {
@@ -22,7 +22,7 @@ GATES = {"lstm": 4, "gru": 3, "gru_linear": 3, "rnn": 1}
 FUNCTIONS = {"lstm": 3, "gru": 2, "gru_linear": 2, "rnn": 1}
 
 
-@dataclass(frozen=True)
+@record
 class CellKind:
     """`kind` (a key of GATES), the names of its activations, and the limit of gates before them (0: none)."""
 

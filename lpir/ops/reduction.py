@@ -7,7 +7,6 @@ Source: the OpenVINO opset1 (L1, L2: opset4) specification.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +16,7 @@ from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.shape import Dimension, PartialShape
 from lpir.ir.types import boolean
 from lpir.ops.bases import normalize_axis
+from lpir.record import record
 
 
 def reduced_axes(axes: Array, rank: int) -> tuple[int, ...]:
@@ -27,7 +27,7 @@ def reduced_axes(axes: Array, rank: int) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-@dataclass(frozen=True)
+@record
 class Reduction(Op):
     """Base of the reductions. A subclass states `reduce`."""
 

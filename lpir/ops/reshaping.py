@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
@@ -16,6 +15,7 @@ from lpir.ir.shape import ANY, Dimension, PartialShape, broadcast
 from lpir.ir.types import ElementType, i32, i64
 from lpir.ops.bases import integers, normalize_axis
 from lpir.ops.windows import checked, shape_input
+from lpir.record import record
 
 ONE = Dimension(1, 1)
 
@@ -33,7 +33,7 @@ def product(dims: Sequence[Dimension]) -> Dimension:
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Reshape(Op):
     """The same elements in the shape that the second input holds (OpenVINO opset1 Reshape).
 
@@ -119,7 +119,7 @@ def _axes(arg: Arg, rank: int) -> list[int]:
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Squeeze(Op):
     """Takes away the axes of length 1 named by the second input, or all of them (OpenVINO opset15 Squeeze).
 
@@ -239,7 +239,7 @@ class Transpose(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Concat(Op):
     """The inputs one after the other along `axis` (OpenVINO opset1 Concat)."""
 
@@ -284,7 +284,7 @@ def _with(shape: PartialShape, axis: int, dim: Dimension) -> list[Dimension]:
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Broadcast(Op):
     """`x` repeated to the shape that the second input holds (OpenVINO opset3 Broadcast).
 
@@ -377,7 +377,7 @@ class Tile(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class ShapeOf(Op):
     """The lengths of the input as a vector of output_type (OpenVINO opset3 ShapeOf)."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from lpir.ir.shape import ANY, Dimension, PartialShape
 from lpir.ir.types import from_dtype
 from lpir.ops.bases import integers, normalize_axis
 from lpir.ops.windows import LARGEST, checked
+from lpir.record import record
 
 MODES = ("nearest", "linear", "linear_onnx", "cubic", "bilinear_pillow", "bicubic_pillow")
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "tf_half_pixel_for_nn", "align_corners")
@@ -116,7 +116,7 @@ def _normalized(places: Array, weights: Array, length: int) -> Taps:
     return np.clip(places, 0, length - 1), weights.astype(np.float32)
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Resampling:
     """Resizing along one axis: each output is the sum of `weights[out, t] * x[places[out, t]]` (None: `x[places]`)."""
 
@@ -126,7 +126,7 @@ class Resampling:
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Interpolate(Op):
     """`x`, padded by zeros, resized along some axes (OpenVINO opset11 Interpolate).
 

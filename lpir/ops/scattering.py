@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from lpir.ir.shape import PartialShape
 from lpir.ir.types import from_dtype
 from lpir.ops.bases import integers, normalize_axis
 from lpir.ops.gathering import check_indices, wrapped
+from lpir.record import record
 
 
 def _same_types(x: Arg, updates: Arg) -> None:
@@ -84,7 +84,7 @@ class ScatterUpdate(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class ScatterElementsUpdate(Op):
     """A copy of `x` with `y[indices[i, j], j] = updates[i, j]` for axis 0, and so on (OpenVINO opset12).
 
@@ -164,7 +164,7 @@ def _neutral(reduction: str, dtype: np.dtype[Any]) -> Any:
 
 
 @op
-@dataclass(frozen=True)
+@record
 class ScatterNDUpdate(Op):
     """A copy of `x` with `y[indices[i]] = updates[i]`, where indices[i] is a position (OpenVINO opset15).
 

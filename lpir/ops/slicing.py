@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +11,7 @@ from lpir.errors import InputError, ModelError
 from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.shape import ANY, Dimension, PartialShape
 from lpir.ops.bases import integers, normalize_axis
+from lpir.record import record
 
 # stands for "no bound" while slices of a dynamic length are measured
 ENDLESS = 2**62
@@ -121,7 +121,7 @@ class Slice(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class StridedSlice(Op):
     """`x[begin:end:stride]` with masks, one entry a position of the begin vector (OpenVINO opset1 StridedSlice).
 
@@ -288,7 +288,7 @@ def _split_axis(x: Arg, axis: Arg) -> int | None:
 
 
 @op
-@dataclass(frozen=True)
+@record
 class Split(Op):
     """`num_splits` equal parts along the axis that the second input names (OpenVINO opset1 Split)."""
 

@@ -6,7 +6,6 @@ Source: the OpenVINO operation set specification of the version that each class 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.shape import PartialShape, broadcast
 from lpir.ir.types import boolean
 from lpir.ops.bases import normalize_axis
+from lpir.record import record
 
 
 def softmax(x: Array, axis: int) -> Array:
@@ -27,7 +27,7 @@ def softmax(x: Array, axis: int) -> Array:
         return np.asarray(e / e.sum(axis, keepdims=True))
 
 
-@dataclass(frozen=True)
+@record
 class AlongAxis(Op):
     """A floating point operation along one axis that keeps the shape."""
 
@@ -78,7 +78,7 @@ class LogSoftmax(AlongAxis):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class ScaledDotProductAttention(Op):
     """`softmax(query key^T * scale + mask) value` (opset13).
 

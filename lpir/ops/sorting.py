@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -14,10 +13,11 @@ from lpir.ir.op import Arg, Array, Case, Op, TensorType, op
 from lpir.ir.shape import Dimension, PartialShape
 from lpir.ir.types import ElementType, i32, i64
 from lpir.ops.bases import integers, normalize_axis
+from lpir.record import record
 
 
 @op
-@dataclass(frozen=True)
+@record
 class TopK(Op):
     """The `k` largest (mode "max") or smallest ("min") elements along `axis`, and their positions (OpenVINO opset11).
 
@@ -84,7 +84,7 @@ class TopK(Op):
 
 
 @op
-@dataclass(frozen=True)
+@record
 class NonMaxSuppression(Op):
     """Boxes by falling score without those that overlap a better one of their class (OpenVINO opset9).
 

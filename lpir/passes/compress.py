@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from lpir.ir.types import ElementType, i4, i8, u4, u8
 from lpir.ops.boundary import constant, constant_data
 from lpir.ops.builder import make, make_node
 from lpir.ops.quantization import FakeQuantize
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -21,7 +21,7 @@ ZERO = float(np.finfo(np.float32).eps)
 INTEGER = 1e-4
 
 
-@dataclass(frozen=True)
+@record
 class Codes:
     """`real = scale * (data - zero_point)`; `zero_point` is None when it is zero. `scale` has the limits' shape."""
 

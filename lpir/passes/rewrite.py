@@ -7,13 +7,13 @@ fire; one test proves for all of them that they fire, keep the answer, and then 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from lpir.ir.graph import Node, Value
 from lpir.ir.model import Model
 from lpir.ir.types import f32
 from lpir.ops.boundary import constant_data, parameter
 from lpir.ops.builder import make_node
+from lpir.record import record
 
 Function = Callable[[Node], Value | None]
 
@@ -21,7 +21,7 @@ Function = Callable[[Node], Value | None]
 MAX_ROUNDS = 50
 
 
-@dataclass(frozen=True)
+@record
 class Rewrite:
     """`function(node)` gives the value that replaces the only output of a node whose type is in `roots`, or None."""
 

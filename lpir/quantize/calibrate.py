@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from lpir.quantize.execute import TappedModel
 from lpir.quantize.observers import HistogramObserver, MinMaxObserver, Observer
 from lpir.quantize.placement import ActivationQuantizer
 from lpir.quantize.ranges import Range, asymmetric, symmetric
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -32,7 +32,7 @@ def make_observer(quantizer: ActivationQuantizer, config: QuantizationConfig) ->
     return MinMaxObserver(quantizer.axis, mean)
 
 
-@dataclass(frozen=True)
+@record
 class Tap:
     """A tensor of the float model, and who sees its value for each sample."""
 

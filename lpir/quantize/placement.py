@@ -18,9 +18,10 @@ from lpir.ops.boundary import constant_data
 from lpir.quantize.patterns import ignored_nodes
 from lpir.quantize.structure import Structure
 from lpir.quantize.traits import CONVOLUTIONS, KEEPS_CHANNELS, MOVEMENT, Traits
+from lpir.record import record
 
 
-@dataclass(frozen=True)
+@record
 class ActivationQuantizer:
     """`value` is quantized for `uses`.
 
@@ -35,7 +36,7 @@ class ActivationQuantizer:
     group: int | None
 
 
-@dataclass(frozen=True)
+@record
 class WeightQuantizer:
     """The constant `value` is quantized for `uses`, one range for each index along `axes`."""
 

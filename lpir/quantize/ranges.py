@@ -5,10 +5,11 @@ All functions take and give arrays that broadcast against the tensor (a scalar a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -20,7 +21,7 @@ SMALLEST_WIDTH = 8e-4
 CHANNEL_FLOOR = 0.01
 
 
-@dataclass(frozen=True)
+@record
 class Range:
     """The limits and levels of one FakeQuantize whose output limits equal the input limits. float32."""
 

@@ -11,7 +11,6 @@ for each value is ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from lpir.quantize.execute import TappedModel
 from lpir.quantize.observers import pick
 from lpir.quantize.placement import Placement
 from lpir.quantize.ranges import Range, asymmetric, weight_range
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -36,7 +36,7 @@ SMALLEST = 1e-5
 LEAST_SHARE = 0.1
 
 
-@dataclass(frozen=True)
+@record
 class Group:
     """A value and the MatMuls by weights that read it."""
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from lpir.record import record
 from lpir.runtime.device import Capabilities
 
 # data port, weight port, and the weight's axes that get a scale of their own; MatMul's depend on its attributes
@@ -81,7 +80,7 @@ QUANTIZABLE = frozenset(
 )
 
 
-@dataclass(frozen=True)
+@record
 class Traits:
     """What a device gains from quantization: the operations whose inputs it wants in INT8."""
 

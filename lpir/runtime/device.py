@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lpir.errors import InputError, UnsupportedError
 from lpir.ir.model import Model
 from lpir.ir.op import Array
+from lpir.record import record
 from lpir.runtime.explain import Explanation
 from lpir.runtime.profile import ProfilingInfo
 from lpir.runtime.properties import COMMON, Property
 
 
-@dataclass(frozen=True)
+@record
 class Capabilities:
     """What a device can do, as data; the quantizer decides by it.
 

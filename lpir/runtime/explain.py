@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
+
+from lpir.record import record
 
 WIDTH = 120
 
 
-@dataclass(frozen=True)
+@record
 class Row:
     """One public operation: its precision ("INT8", "FP32", "I64", ... or "-" when nothing runs for it) and kernel.
 
@@ -36,7 +38,7 @@ class Row:
         return not (self.is_folded or self.part_of or self.kernel == "alias" or self.type == "FakeQuantize")
 
 
-@dataclass(frozen=True)
+@record
 class Explanation:
     """Rows in the order of the model; prints as a table."""
 

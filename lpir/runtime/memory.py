@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import mmap
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from lpir.ir.op import Array
+from lpir.record import record
 
 # of every buffer, in bytes
 ALIGNMENT = 64
@@ -19,7 +19,7 @@ SLACK = 64
 HUGE_PAGE, LARGE = 2 << 20, 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Block:
     """A buffer of `size` bytes that is alive from step `first` to step `last`, both inclusive."""
 
@@ -28,7 +28,7 @@ class Block:
     last: int
 
 
-@dataclass(frozen=True)
+@record
 class Placement:
     """Byte offset of each block, and the bytes of the whole arena (with slack)."""
 

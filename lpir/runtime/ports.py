@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from lpir.ir.model import Model, names_of
 from lpir.ir.op import Arg, Array, Op, TensorType
 from lpir.ir.shape import PartialShape
 from lpir.ir.types import ElementType
+from lpir.record import record
 from lpir.runtime.tensor import Tensor
 
 Key = int | str | Value
@@ -190,7 +190,7 @@ def model_ports(own: Model, users: Model) -> tuple[Ports, Ports]:
     return Ports("input", own.inputs, users.inputs), Ports("output", own.outputs, users.outputs)
 
 
-@dataclass(frozen=True)
+@record
 class PortFacts:
     """An input or output of a model of which nothing else is known."""
 
@@ -200,7 +200,7 @@ class PortFacts:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@record
 class Boundary(Op):
     """Stands where an input or output of such a model is."""
 

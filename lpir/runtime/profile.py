@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import timedelta
 
+from lpir.record import record
 
-@dataclass(frozen=True)
+
+@record
 class Bound:
     """The least time that the machine needs for an operation, by its arithmetic or its memory, whichever is slower.
 
@@ -24,7 +26,7 @@ class Bound:
         return f"{self.rate / 1e9:.0f} {unit} {self.by}"
 
 
-@dataclass(frozen=True)
+@record
 class ProfilingInfo:
     """One operation of the last inference.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from lpir.errors import InputError
+from lpir.record import record
 
 
-@dataclass(frozen=True)
+@record
 class Property:
     """A setting: its name, default and allowed values.
 

@@ -13,13 +13,14 @@ from lpir.errors import FileError, UnsupportedError
 from lpir.ir.op import Op
 from lpir.ir.shape import PartialShape
 from lpir.ir.types import BY_NAME, ElementType
+from lpir.record import record
 
 # element types of the format that lpir has no arithmetic for
 OTHER_ELEMENT_TYPES = frozenset(("u2", "u3", "u6", "nf4", "f8e4m3", "f8e5m2", "f4e2m1", "f8e8m0", "string"))
 INT64 = (-(1 << 63), (1 << 63) - 1)
 
 
-@dataclasses.dataclass(frozen=True)
+@record
 class Attribute:
     """One attribute of an operation: its field, its XML name, and the type of its value (or None if `optional`)."""
 

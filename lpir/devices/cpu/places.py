@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.move import Concat
 from lpir.devices.cpu.select import choose
 from lpir.ir.graph import Node, Value
+from lpir.record import record
 from lpir.runtime.memory import ALIGNMENT
 
 # operations that only give their first input another shape
@@ -28,7 +28,7 @@ ALIASES = ("Reshape", "Squeeze", "Unsqueeze", "Identity")
 SPLITS = ("Split", "VariadicSplit")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Place:
     """Where a value lies: `offset` bytes behind the start of `root`; `pitch`: bytes between rows, 0 for dense ones."""
 

@@ -21,6 +21,7 @@ from lpir.ir.mapped import drop_pages, file_of
 from lpir.ir.model import Model
 from lpir.ir.op import Array
 from lpir.ops.boundary import constant_data
+from lpir.record import record
 from lpir.runtime.evaluate import Variables, evaluate_node
 from lpir.runtime.memory import SLACK, Block, aligned, allocate, place
 
@@ -35,7 +36,7 @@ CONSTANTS, MAPPED = -1, -2
 LARGE = 1 << 16
 
 
-@dataclass(frozen=True)
+@record
 class Slot:
     """A tensor in the arena, or among the constants."""
 
@@ -63,7 +64,7 @@ class NativeSegment:
     first_stamp: int = 0
 
 
-@dataclass(frozen=True)
+@record
 class Callback:
     """A node that runs through its operation's `eval`."""
 
@@ -76,7 +77,7 @@ class Callback:
 Segment = NativeSegment | Callback
 
 
-@dataclass(frozen=True)
+@record
 class Plan:
     """Everything that runners of a static model share."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from lpir.devices.cpu.kernels.base import Step
 from lpir.devices.cpu.work import Work, work_of
 from lpir.ir.graph import Node
 from lpir.ir.op import Array
+from lpir.record import record
 from lpir.runtime.profile import ProfilingInfo
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def intervals(stamps: Array) -> list[float]:
     return [float(b[0] - a[0]) + 1e-9 * float(b[1] - a[1]) for a, b in pairwise(stamps)]
 
 
-@dataclass(frozen=True)
+@record
 class Layer:
     """What a profile says of a node besides its time."""
 

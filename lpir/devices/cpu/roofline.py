@@ -13,7 +13,6 @@ import ctypes
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
@@ -26,6 +25,7 @@ from lpir.devices.cpu.isa.dots import add_pairs, pmaddubsw
 from lpir.devices.cpu.threads import ThreadPool
 from lpir.devices.cpu.work import Work
 from lpir.errors import UnsupportedError
+from lpir.record import record
 from lpir.runtime.memory import allocate
 from lpir.runtime.profile import Bound
 
@@ -44,7 +44,7 @@ RUNS = 5
 Dot = Callable[[Function, Value, Value, Value], Value]
 
 
-@dataclass(frozen=True)
+@record
 class Roofline:
     """What `threads` threads do together at most: multiply-adds a second, and bytes a second by bytes of a thread.
 

@@ -9,7 +9,7 @@ import functools
 import importlib
 import math
 import pkgutil
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from lpir.devices.cpu import kernels
 from lpir.devices.cpu.isa import Isa
@@ -17,13 +17,14 @@ from lpir.devices.cpu.kernels.base import Kernel
 from lpir.ir.graph import Node
 from lpir.ir.op import Op
 from lpir.ir.types import bf16, f16
+from lpir.record import record
 from lpir.scalar.expr import Expr
 
 # narrower instruction sets may lack conversions of f16
 AVX_BITS = 256
 
 
-@dataclass(frozen=True)
+@record
 class Choice:
     """The kernel for a node (None: its operation's `eval`), and the reasons of those that were asked before."""
 

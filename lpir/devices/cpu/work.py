@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from lpir.ir.graph import Node, Value
 from lpir.ir.model import Model
@@ -13,9 +12,10 @@ from lpir.ops.lowered import LoweredConvolution, LoweredMatMul
 from lpir.ops.lowered_attention import LoweredAttention
 from lpir.ops.lowered_compressed import CompressedMatMul
 from lpir.ops.lowered_recurrent import Recurrence
+from lpir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Work:
     """Multiply-adds of 8-bit codes and of floats; bytes of constants, and of other inputs and outputs, each once.
 

@@ -20,12 +20,13 @@ from lpir.ir.op import Array
 from lpir.ir.types import ElementType
 from lpir.ops.boundary import Constant, Parameter, Result, constant
 from lpir.ops.builder import make_node
+from lpir.record import record
 
 # what a converter may stumble over when a file states nonsense
 NONSENSE = (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, ArithmeticError)
 
 
-@dataclass(frozen=True)
+@record
 class Quantized:
     """A tensor of codes that QuantizeLinear made from `real`.
 

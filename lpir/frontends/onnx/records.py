@@ -9,9 +9,10 @@ from lpir.errors import ModelError, UnsupportedError
 from lpir.ir.op import Array
 from lpir.ir.shape import PartialShape
 from lpir.ir.types import ElementType, bf16, boolean, f16, f32, f64, i4, i8, i16, i32, i64, u4, u8, u16, u32, u64
+from lpir.record import record
 
 
-@dataclass(frozen=True)
+@record
 class Tensor:
     """A constant with its element type."""
 
@@ -19,7 +20,7 @@ class Tensor:
     element_type: ElementType
 
 
-@dataclass(frozen=True)
+@record
 class TensorInfo:
     """Name and type of a graph input or output; unknown parts are dynamic."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from lpir.ops.reshaping import Reshape, Transpose
 from lpir.passes.lowprec.forms import Lowering, physical_axis
 from lpir.passes.lowprec.rules import attrs, copy_node, rule
 from lpir.passes.lowprec.weights import Grouped, Weights, find_chain, find_grouped, find_weights
+from lpir.record import record
 from lpir.scalar.expr import Expr, apply, cast, input_
 
 INT32_MAX = 2**31 - 1
@@ -258,7 +258,7 @@ def int8_product(
     return op, [_transposed(state, left) if turn else left, right.codes, *operands]
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _Right:
     """The right operand of a product in codes; `scale` (float64) broadcasts to the output."""
 

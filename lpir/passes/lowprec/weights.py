@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,13 +10,14 @@ from lpir.ir.graph import Value
 from lpir.ir.op import Array
 from lpir.ir.types import ElementType
 from lpir.ops.boundary import constant_data
+from lpir.record import record
 
 # how far from a whole number a code may lie once the zero point is off: float32 arithmetic
 WHOLE = 1e-4
 CODES = ("i8", "u8", "i4", "u4")
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Weights:
     """`real = scale * codes`: codes with the zero point taken off, and a scale that broadcasts to them.
 
@@ -37,7 +37,7 @@ class Weights:
         return np.asarray(first, np.float32).squeeze(others) if others else np.asarray(first, np.float32)
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Chain:
     """Codes as a file has them: `real = scale * (codes - zero_point)`, reshaped to `shape` where that is not None."""
 
@@ -48,7 +48,7 @@ class Chain:
     shape: tuple[int, ...] | None
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Grouped:
     """A matrix of codes whose scale and zero point (float32) vary along one axis and, in groups, along the other.
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from lpir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ref:
     """`offset` bytes into the buffer named `buffer` (an arena, the constants, a user's input or output)."""
 
@@ -24,7 +25,7 @@ class Ref:
         return Ref(self.buffer, self.offset + count)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class F32:
     """A float32 scalar, passed by value in the low half of a word."""
 
@@ -37,7 +38,7 @@ class F32:
 Word = int | Ref
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kernel:
     """One compiled-once function: `text` defines `@symbol`; `params` names its words and their LLVM types, in order.
 

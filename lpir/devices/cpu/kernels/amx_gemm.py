@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, tile_rows
 from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Pointer, element_bytes
 from lpir.devices.cpu.kernels.interleave import pack_each
 from lpir.devices.cpu.kernels.pack import with_slack
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -51,7 +51,7 @@ SUMS_BYTES = 2 * MOST * 2 * LANES * 4
 LINES = 32
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Call:
     """Buffers of one layer. `x`, `out`: the first row; `out_stride`: bytes between output rows; `x_group`: bytes
     between the inputs of two groups; `offsets`, `starts`, `pixels`: of TileGemm and TileRows, where there are any."""
@@ -69,7 +69,7 @@ class Call:
     pixels: Pointer = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Form:
     """What is compiled into a kernel beside its epilogue.
 
@@ -87,7 +87,7 @@ class Form:
     ahead: int
 
 
-@dataclass(frozen=True)
+@record
 class TileGemm:
     """A kernel for one shape class, and the shape that `params` fills in."""
 

@@ -8,10 +8,11 @@ overwritten.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -20,7 +21,7 @@ MOST = 16  # rows of a tile
 OVERHEAD = 6.0
 
 
-@dataclass(frozen=True)
+@record
 class TileRows:
     """`rows` a tile, `stride` bytes apart in the input.
 

@@ -18,8 +18,6 @@ Where the dot product of bytes is not exact for all bytes, k is stored as pairs 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from lpir.devices.cpu.codegen.abi import Kernel
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
@@ -29,9 +27,10 @@ from lpir.devices.cpu.kernels.attention_softmax import Softmax
 from lpir.devices.cpu.kernels.copy import transposed
 from lpir.devices.cpu.kernels.epilogue import Epilogue, element_bytes, store_lanes
 from lpir.devices.cpu.kernels.tiling import Tile
+from lpir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Form:
     """What is compiled in. `arithmetic` of the scores: "float", "bytes", "words" or AMX's "tiles"; `tail`: N is no
     multiple of the lanes; `narrow`: E is less than the lanes; `block`: side of the blocks in which k is transposed, 0:

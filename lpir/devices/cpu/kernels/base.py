@@ -41,7 +41,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -50,6 +49,7 @@ from lpir.devices.cpu.codegen.abi import F32, Ref, Word
 from lpir.devices.cpu.codegen.abi import Kernel as Code
 from lpir.ir.graph import Node, Value
 from lpir.ir.op import Op
+from lpir.record import record
 
 if TYPE_CHECKING:
     from lpir.devices.cpu.isa import Isa
@@ -62,7 +62,7 @@ SLACK = 64
 ALIGNMENT = 64
 
 
-@dataclass(frozen=True)
+@record
 class Step:
     """One call of a compiled function by all threads, followed by a barrier."""
 

@@ -8,7 +8,6 @@ subtracted is `2**(23 - position) + zero_point`. Only the last three codes of a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.kernels.pack import channel_index
 from lpir.ir.types import ElementType
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -26,7 +26,7 @@ IN_PLACE = 5
 BIAS, FRACTION = 127, 23
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Storage:
     """How codes lie in memory: `bits` 4 or 8, `signed` or not; `zero`: whether a zero point is subtracted."""
 
@@ -45,7 +45,7 @@ class Storage:
         return 4 if self.bits == 4 else 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Packed:
     """`codes` of every block, one after the other; `scale` and `zero` float32 `[blocks, groups, vectors * lanes]`."""
 

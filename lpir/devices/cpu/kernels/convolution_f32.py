@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from lpir.ir.graph import Node
 from lpir.ir.types import f32
 from lpir.ops.boundary import constant_data
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul, accumulator_of, expanded
+from lpir.record import record
 from lpir.scalar.expr import input_
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -171,7 +172,7 @@ def batch_offsets(shape: Sequence[int], out: Sequence[int], groups: int, matrix:
     return grid_offsets(out[:-2], [s * matrix for s in broadcast_strides(shape[:-2], out[:-2])])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Right:
     """The right operand of a product: a pointer, byte offsets of its groups, and whether it is packed for the tile."""
 
@@ -180,7 +181,7 @@ class Right:
     packed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Left:
     """The left operand of a product: a pointer, its rows, byte offsets (int64) of groups and of runs of channels."""
 

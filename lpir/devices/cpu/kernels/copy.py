@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from lpir.devices.cpu.codegen.abi import F32, Ref
 from lpir.devices.cpu.codegen.abi import Kernel as Code
@@ -23,12 +22,13 @@ from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import Step
 from lpir.devices.cpu.kernels.geometry import Nest, chunks_of, collapse, reorder
 from lpir.devices.cpu.kernels.tail import store_up_to
+from lpir.record import record
 
 FIXED_RUNS = (1, 2, 4, 8, 16, 32, 64)
 PLANES = (2, 3, 4)
 
 
-@dataclass(frozen=True)
+@record
 class View:
     """An array as a copy sees it: where its first element is, and strides in elements along the copy's loops."""
 
@@ -36,7 +36,7 @@ class View:
     strides: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@record
 class Form:
     """What is compiled into a copy: `kind`, bytes an element, number of loops, and a size that `kind` needs."""
 

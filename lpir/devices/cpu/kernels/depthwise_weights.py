@@ -6,13 +6,13 @@ bytes may saturate). A single row that is left goes along its axis instead: a st
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.interleave import lane_order
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 STRIP = 4  # columns that a lane holds of a single row
@@ -20,7 +20,7 @@ LEAST_WIDTH = 16  # channels of a block: two interleaving steps exchange element
 STEP_COST = 1.0  # of a second step, in rows of a block
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Strip:
     """A product of four columns, the last of which lies under the last tap of an output, for the one `later` than it.
 
@@ -32,7 +32,7 @@ class Strip:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Shape:
     """What is compiled in: `rows` taps outside the last axis, `width` taps along it with `stride` and `dilation`.
 
@@ -79,7 +79,7 @@ class Shape:
         return self.width * len(self.groups) + len(self.strips)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Blocks:
     """`count` blocks of `width` channels from channel `first` on; the last one overlaps rather than passes the end.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -31,6 +30,7 @@ from lpir.ir.types import ElementType, bf16, f16, f32
 from lpir.ops.bases import ElementwiseOp
 from lpir.ops.boundary import constant_data
 from lpir.ops.lowered import Elementwise, expanded
+from lpir.record import record
 from lpir.scalar.expr import Expr, input_, substitute
 
 # expressions with more operations than this are printed once, in a loop over single vectors
@@ -200,7 +200,7 @@ def lifted(expr: Expr, leaves: int) -> tuple[Expr, tuple[float | int, ...]]:
     return (shared, tuple(c.value or 0 for c in constants)) if constants else (expr, ())
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Source:
     """A dense array that an expression reads."""
 

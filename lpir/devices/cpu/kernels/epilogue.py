@@ -13,7 +13,6 @@ share one kernel. Reads are whole vectors: every operand buffer needs 64 readabl
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from lpir.devices.cpu.codegen.abi import F32, Ref
@@ -21,13 +20,14 @@ from lpir.devices.cpu.codegen.emitter import Function, Value, size_of, vector_of
 from lpir.devices.cpu.codegen.vector import emit_expr, from_memory, llvm_type, memory_type, to_memory
 from lpir.devices.cpu.isa import Isa
 from lpir.ir.types import ElementType, f32, i32, u8
+from lpir.record import record
 from lpir.scalar.expr import Expr, input_
 
 Pointer = int | Ref
 LIFT_LIMIT = 12  # more constants than this are a polynomial's: they stay in the code
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Operand:
     """How leaf `i >= 1` of an epilogue is read. `table`: a tensor's rows are found by an offset table, not a stride."""
 
@@ -36,7 +36,7 @@ class Operand:
     table: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rows:
     """Where rows of a tensor start: `m * stride` bytes behind the pointer, or at `table[m]` (int32) bytes."""
 
@@ -44,7 +44,7 @@ class Rows:
     table: Pointer | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bound:
     """An operand's buffer for one call: its pointer and, for a tensor, its rows."""
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from lpir.devices.cpu.kernels.rows import bind_operand, operand_of, refuse_opera
 from lpir.ir.graph import Node
 from lpir.ops.boundary import constant_data
 from lpir.ops.lowered import LoweredConvolution, expanded
+from lpir.record import record
 from lpir.scalar.expr import Expr
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -39,7 +39,7 @@ MAX_TAPS = 121  # taps are unrolled
 ROWS = 4
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Shape:
     """What is compiled in: `rows` taps outside the last axis, `width` along it, `tile` output columns at once."""
 

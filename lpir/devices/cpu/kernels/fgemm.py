@@ -28,7 +28,7 @@ overlap their neighbors, so some outputs are computed and stored twice: the outp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from lpir.devices.cpu.kernels.epilogue import Bound, Operand, Rows, element_byte
 from lpir.devices.cpu.kernels.fgemm_print import LINE, Form, is_long, kernel
 from lpir.devices.cpu.kernels.pack import Array, channel_index
 from lpir.devices.cpu.kernels.tiling import Tile
+from lpir.record import record
 from lpir.scalar.expr import Expr
 
 # bytes of input rows that one unit of work may touch: they are read again for every block of columns
@@ -48,7 +49,7 @@ CACHE = 256 * 1024
 PART = 128
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Shape:
     """Sizes of a product: groups, rows, channels a group, runs of input channels and their length in 4 bytes."""
 
@@ -59,7 +60,7 @@ class Shape:
     channels: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Cut:
     """How the sum over K is cut: runs of `length` products, `runs` of them a part, `parts` parts."""
 
@@ -68,7 +69,7 @@ class Cut:
     parts: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Schedule:
     """The order of a product: the cut of K, row tiles, column blocks, and chunks of both.
 
@@ -92,7 +93,7 @@ class Schedule:
         return self.chunk_tiles * tile.rows * tile.vectors * isa.bits // 8
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Call:
     """Buffers of one layer. `taps`: int64 byte offset of every run; `x_groups`, `w_groups`: int64 byte offset of every
     group; `batched`: whether groups follow each other as rows instead of as channels; `sums`: parameters of the sums of

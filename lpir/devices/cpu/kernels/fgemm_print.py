@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 from lpir.devices.cpu.codegen.abi import Kernel
 from lpir.devices.cpu.codegen.emitter import SECOND_CACHE, Function, Value, vector_of
@@ -13,6 +12,7 @@ from lpir.devices.cpu.isa.dots import pmaddwd
 from lpir.devices.cpu.kernels.epilogue import Epilogue, Operand, element_bytes, row_pointer, store_lanes
 from lpir.devices.cpu.kernels.tiling import Tile
 from lpir.ops.lowered import expanded
+from lpir.record import record
 from lpir.scalar.expr import Expr
 
 # bytes of a cache line
@@ -21,7 +21,7 @@ LINE = 64
 INLINE_EPILOGUE = 300
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Form:
     """What is compiled into a kernel besides its tile and epilogue.
 
@@ -43,7 +43,7 @@ class Form:
     prefetch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Part:
     """The runs `first` to `end` of a block; `begins`, `ends`: whether they are its first and its last."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from lpir.record import record
 
 
 def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
@@ -21,7 +22,7 @@ def broadcast_strides(shape: Sequence[int], to: Sequence[int]) -> tuple[int, ...
     return tuple(0 if n == 1 else s for n, s in zip(full, dense_strides(full), strict=True))
 
 
-@dataclass(frozen=True)
+@record
 class Nest:
     """A loop nest: `sizes`, outermost first, and for each array its strides in elements."""
 

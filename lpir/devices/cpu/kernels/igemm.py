@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -45,6 +44,7 @@ from lpir.devices.cpu.kernels.interleave import pack_each
 from lpir.devices.cpu.kernels.pack import Array, PackedWeights, pack_weights, step_offsets
 from lpir.devices.cpu.kernels.tiling import Tile
 from lpir.ir.types import i32
+from lpir.record import record
 from lpir.scalar.expr import Expr
 
 # bytes of rows that one unit of work may touch, and of weights that may be read again for every unit
@@ -61,7 +61,7 @@ def applies(channels: int, taps: int, epilogue: Expr) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Call:
     """Buffers of one layer. `x`, `out`: pointer to the first row; `init`: `init_vector`; `x_group`: bytes between the
     inputs of two groups; `offsets`, `ranges`: of `PackedWeights`, where the kernel needs them."""
@@ -78,7 +78,7 @@ class Call:
     ranges: Pointer = 0
 
 
-@dataclass(frozen=True)
+@record
 class IntGemm:
     """A kernel for one shape class, and the shape that `params` fills in."""
 
@@ -205,7 +205,7 @@ def _unroll(tile: Tile, steps: int) -> int:
     return max(u for u in (1, 2, 4) if u <= wanted and steps % u == 0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Form:
     """What is compiled into a kernel besides its tile and epilogue."""
 

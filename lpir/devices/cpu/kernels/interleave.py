@@ -7,13 +7,13 @@ holds channel `16 * (l // 4) + 4 * v + l % 4`. Packing the four vectors to bytes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.codegen.vector import concat
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -38,7 +38,7 @@ def _unpack(f: Function, a: Value, b: Value, high: bool) -> Value:
     return f.shuffle(a, b, indices)
 
 
-@dataclass(frozen=True)
+@record
 class Interleaved:
     """One to four rows of u8 on their way to four vectors of bytes: lane = rows' bytes of a channel, zeros behind them.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +22,7 @@ from lpir.devices.cpu.kernels.geometry import broadcast_strides, dense_strides
 from lpir.ir.graph import Node
 from lpir.ir.op import Op
 from lpir.ops.boundary import constant_data
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -154,7 +154,7 @@ class Tile(Kernel):
         return copy(isa, size, sizes, View(ctx.ref(x), tuple(source)), to, ctx.threads)
 
 
-@dataclass(frozen=True)
+@record
 class Segment:
     """Positions `at ... at + count` of an axis: source elements `source, source + step, ...`, or outside (None)."""
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
+
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SLACK = 64  # kernels read whole vectors: so many bytes behind a buffer must be readable
 
 
-@dataclass(frozen=True)
+@record
 class PackedWeights:
     """Weights of one layer in kernel order.
 

@@ -14,20 +14,20 @@ because a sum does not depend on the order of its terms.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lpir.devices.cpu.kernels.pack import PackedWeights, channel_index, with_slack
 from lpir.devices.cpu.kernels.pack_pairs import pair_windows
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 INT16 = np.iinfo(np.int16)
 
 
-@dataclass(frozen=True)
+@record
 class Windows:
     """Windows of a layer in the order of their blocks: the block of each, its byte offset, and `[lanes, 4]` weights."""
 

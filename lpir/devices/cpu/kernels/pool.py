@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 from lpir.devices.cpu.codegen.abi import F32, Ref
@@ -28,13 +28,14 @@ from lpir.ir.graph import Node
 from lpir.ir.op import Op
 from lpir.ir.types import f32, u8
 from lpir.ops.lowered import Pool, expanded
+from lpir.record import record
 from lpir.scalar.expr import Expr, input_, substitute
 
 # the leaf of the number of elements, out of the way of operands and constants
 COUNT = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Form:
     """What is compiled in: `lanes` channels at once; `narrow`: fewer channels than that; `clipped`: whether the mean
     divides by the elements inside."""

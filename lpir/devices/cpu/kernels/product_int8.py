@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,13 @@ from lpir.devices.cpu.kernels.rows import bind_operand, epilogue_of, operand_of
 from lpir.devices.cpu.kernels.tiling import Tile
 from lpir.ir.graph import Node
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul, expanded
+from lpir.record import record
 from lpir.scalar.expr import Expr
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass(frozen=True)
+@record
 class Product:
     """What a convolution or MatMul comes to: for group `g`, the pixel at byte `offsets[m]` behind `g * group_bytes` of
     `x`, and each run of `length` channels at byte `runs[r]` of a pixel, times `w` [G, runs, length, N]."""

@@ -7,8 +7,6 @@ the other of two buffers, so all of a step's reads see the state before it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from lpir.devices.cpu.codegen.abi import Kernel
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.codegen.vector import emit_expr
@@ -16,13 +14,14 @@ from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.epilogue import store_lanes
 from lpir.ops.lowered import expanded
 from lpir.ops.recurrent_cells import GATES, CellKind
+from lpir.record import record
 from lpir.scalar.expr import Expr
 
 _POINTERS = ("xw", "h", "c", "r", "rest", "lengths", "y", "update", "reset")
 _SIZES = ("batch", "steps", "units", "row", "blocks", "first", "last", "by_rows")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Form:
     """What is compiled in: the cell, rows at a time, and whether lengths are given or units fewer than lanes."""
 
@@ -37,7 +36,7 @@ class Form:
         return GATES[self.cell.kind]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Place:
     """One row in one step: its number, whether it still runs (None: always), and its step in the sequence."""
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from lpir.devices.cpu.isa import Isa
+from lpir.record import record
 
 # bytes of weights that stay in the second cache beside all else, of chunks of rows with such weights, and with others
 SMALL_WEIGHTS, SMALL_CHUNK, LARGE_CHUNK = 256 * 1024, 96 * 1024, 1024 * 1024
@@ -13,7 +12,7 @@ BYTES_A_CYCLE = 8
 MAX_ROWS = 8  # each row of a tile holds one address register
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tile:
     """`rows` output pixels by `vectors` vectors of output channels."""
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from lpir.errors import FileError, UnsupportedError
+from lpir.record import record
 
 MAGIC = b"\x7fELF"
 ET_REL, ET_DYN, EM_X86_64 = 1, 3, 62
@@ -26,7 +26,7 @@ SYMBOL = struct.Struct("<IBBHQQ")
 RELA = struct.Struct("<QQq")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Symbol:
     """A name for a place. `section`: index in `Object.sections`; None: another file or the C library defines it."""
 
@@ -37,7 +37,7 @@ class Symbol:
     is_function: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Relocation:
     """Bytes at `offset` of a section that depend on where `symbol` comes to lie; `kind` is R_X86_64_*."""
 
@@ -47,7 +47,7 @@ class Relocation:
     addend: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Section:
     """Bytes that are loaded."""
 
@@ -59,7 +59,7 @@ class Section:
     relocations: tuple[Relocation, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Object:
     """One relocatable file: what is loaded, and the symbols it defines."""
 
@@ -67,7 +67,7 @@ class Object:
     symbols: tuple[Symbol, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Raw:
     """A section header and its bytes."""
 

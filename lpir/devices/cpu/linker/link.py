@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from lpir.devices.cpu.linker.elf import Object, Relocation, Section
 from lpir.errors import FileError, UnsupportedError
+from lpir.record import record
 
 PAGE = 4096
 R_64, R_PC32, R_PLT32, R_GOTPCREL, R_PC64, R_GOTPCRELX, R_REX_GOTPCRELX = 1, 2, 4, 9, 24, 41, 42
@@ -25,7 +25,7 @@ CONSTANTS = ".constants"
 PARTS = ("read", "code", "data", "constants")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fixup:
     """The 64-bit word at `offset` becomes `addend` plus the load address, or plus the address of `symbol`."""
 
@@ -34,7 +34,7 @@ class Fixup:
     symbol: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Image:
     """Memory from offset `start` on; `parts`: begin and end of each of PARTS, whole pages apart."""
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from lpir.errors import ModelError, UnsupportedError
 from lpir.frontends.onnx.conversion import Call, rank_of
 from lpir.frontends.onnx.table import operator
 from lpir.ir.graph import Value
 from lpir.ir.types import i64
+from lpir.record import record
 
 
-@dataclass(frozen=True)
+@record
 class Term:
     """A tensor with one letter a dimension."""
 
