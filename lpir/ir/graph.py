@@ -20,13 +20,15 @@ from lpir.record import record
 class QuantType:
     """How 8-bit codes stand for real numbers: `real = scale * (code - zero_point)`.
 
-    `scale` is a float32 scalar array, or a vector along `axis`.
+    `scale` is a float32 scalar array, or a vector along `axis`. Where the zero points differ along it too, they are in
+    `zero_points` (int32), and `zero_point` is 0.
     """
 
     element_type: ElementType
     scale: Array
     zero_point: int
     axis: int | None = None
+    zero_points: Array | None = None
 
     @property
     def is_per_tensor(self) -> bool:
@@ -39,7 +41,12 @@ class QuantType:
             and self.zero_point == other.zero_point
             and self.axis == other.axis
             and np.array_equal(self.scale, other.scale)
+            and _same(self.zero_points, other.zero_points)
         )
+
+
+def _same(a: Array | None, b: Array | None) -> bool:
+    return a is b if a is None or b is None else np.array_equal(a, b)
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,12 +131,12 @@ class LoweredConvolution(Windowed):
     """Convolution of `x [N, *S, C]` with `w [*K, C / groups, O]`; operands broadcast to `[N, *So, O]`.
 
     The accumulator is the int32 sum of `(x - x_zero_point) * w` for 8-bit `x` (u8) and `w` (i8), the float32 sum of
-    `x * w` otherwise. Padding counts as the real number 0.
+    `x * w` otherwise. Padding counts as the real number 0. A depthwise convolution may have a zero point a channel.
     """
 
     arity: ClassVar[tuple[int, int | None]] = (2, None)
     groups: int
-    x_zero_point: int
+    x_zero_point: int | tuple[int, ...]
     epilogue: Expr
 
     def infer(self, inputs: Sequence[Arg]) -> list[TensorType]:
@@ -155,7 +155,8 @@ class LoweredConvolution(Windowed):
         integer = x.dtype.kind in "iu"
         # float64 sums of 8-bit products are exact: K * 255 * 128 < 2**53
         kind: Any = np.float64 if integer else np.float32
-        padded = self.padded(x.astype(kind) - kind(self.x_zero_point), 0)
+        zero = np.asarray(self.x_zero_point, kind)
+        padded = self.padded(x.astype(kind) - zero, 0)
         out = self.positions(x.shape[1:-1], w.shape[:-2])
         acc = np.zeros((x.shape[0], *out, w.shape[-1]), kind)
         inner, outer = w.shape[-2], w.shape[-1] // self.groups

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpir.errors import ModelError
-from lpir.ir.graph import Node, Value
+from lpir.ir.graph import Node, QuantType, Value
 from lpir.ir.model import Model
-from lpir.ir.types import f32
-from lpir.ops.boundary import Constant, constant, parameter
+from lpir.ir.types import f32, u8
+from lpir.ops.boundary import Constant, constant, constant_data, parameter
 from lpir.ops.builder import make
 from lpir.ops.lowered import Elementwise, LoweredConvolution, LoweredMatMul, Table
 from lpir.passes.lowprec.clamps import drop_inner_clamps
-from lpir.passes.lowprec.forms import quantize_expr
+from lpir.passes.lowprec.forms import quantize, quantize_expr
 from lpir.passes.lowprec.lower import lower_model
 from lpir.runtime.interpreter import Interpreter
 from lpir.scalar.evaluate import evaluate
@@ -90,6 +90,26 @@ def test_codes_follow_the_formula(x: float, zero_point: int, scale: float) -> No
         assert distance <= 2 * np.spacing(np.float32(max(abs(place), abs(place - zero_point))))
 
 
+@given(
+    st.lists(st.tuples(st.floats(-4, 4, width=32), st.integers(0, 255)), min_size=2, max_size=8),
+    st.floats(0.0009765625, 2, width=32),
+)
+def test_codes_with_zero_points_of_their_own_follow_the_formula(rows: list[tuple[float, int]], scale: float) -> None:
+    """The same, where each channel has a zero point."""
+    x = np.array([[r[0] for r in rows]], np.float32)
+    zero_points = np.array([r[1] for r in rows], np.int32)
+    quant = QuantType(u8, np.full(len(rows), scale, np.float32), 0, 1, zero_points)
+    op, inputs = quantize(parameter(x.shape, f32, "x").output, quant, 256, False)
+    (codes,) = op.eval(x, *(constant_data(v) for v in inputs[1:]))
+    places = (x.astype(np.float64) / np.float64(np.float32(scale)) + zero_points)[0]
+    for got, place, zero_point in zip(codes[0].astype(int), places, zero_points, strict=True):
+        exact = int(np.clip(np.rint(place), 0, 255))
+        assert abs(got - exact) <= 1
+        if got != exact:
+            distance = abs(place - np.floor(place) - 0.5)
+            assert distance <= 2 * np.spacing(np.float32(max(abs(place), abs(place - zero_point))))
+
+
 def test_nan_becomes_the_nearest_even_zero_point() -> None:
     for zero_point, code in ((0, 0), (1, 0), (128, 128), (255, 254)):
         assert evaluate(quantize_expr(input_(0), 2.0, zero_point, 256), [np.array([np.nan], np.float32)])[0] == code
@@ -152,6 +172,17 @@ def test_refusals_say_why() -> None:
     for reason, value in cases.items():
         refused = lower_model(finish(value, image)).rt_info["refused"]
         assert reason in refused["conv"][0]
+    ends = ([-1, -2, -3, 0], [254, 253, 252, 255])
+    limits = [constant(np.array(v, np.float32).reshape(1, 4, 1, 1)) for v in ends * 2]
+    apart = make("FakeQuantize", image.output, *limits, levels=256, name="apart")
+    for shape, type, reason in (
+        ((4, 4, 3, 3), "Convolution", "several outputs"),
+        ((4, 2, 1, 3, 3), "GroupConvolution", "several outputs"),
+        ((4, 1, 1, 11, 11), "GroupConvolution", "81 taps"),
+    ):
+        weights = b.weights(shape, 2 if type == "GroupConvolution" else 1)
+        value = make(type, apart, weights, name="conv", **GEOMETRY | {"pads_begin": (5, 5), "pads_end": (5, 5)})
+        assert reason in lower_model(finish(value, image)).rt_info["refused"]["conv"][0]
     odd = b.fake_quantize(image.output, -1, 0.9, "odd")
     refused = lower_model(finish(_convolution(b.weights((4, 4, 3, 3)), odd), image)).rt_info["refused"]
     assert "zero is not on a level" in refused["odd"][0]

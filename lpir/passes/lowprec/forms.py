@@ -192,7 +192,12 @@ def quantize(x: Value, quant: QuantType, levels: int, last: bool) -> tuple[Eleme
     if quant.is_per_tensor:
         return Elementwise(quantize_expr(input_(0), float(inverse.reshape(())), quant.zero_point, levels)), [x]
     vector = constant(along(inverse, quant.axis or 0, len(x.shape), last))
-    return Elementwise(quantize_expr(input_(0), input_(1), quant.zero_point, levels)), [x, vector]
+    if quant.zero_points is None:
+        return Elementwise(quantize_expr(input_(0), input_(1), quant.zero_point, levels)), [x, vector]
+    # zero points are added before rounding, even and odd ones alike: a tie goes to the even code
+    code = rint_i32(clamp(input_(0) * input_(1) + input_(2), 0.0, float(levels - 1)))
+    zero_points = constant(along(quant.zero_points, quant.axis or 0, len(x.shape), last))
+    return Elementwise(cast(code, u8)), [x, vector, zero_points]
 
 
 def dequantize(codes: Value, quant: QuantType, last: bool) -> tuple[Elementwise, list[Value]]:
@@ -202,7 +207,10 @@ def dequantize(codes: Value, quant: QuantType, last: bool) -> tuple[Elementwise,
     if quant.is_per_tensor:
         return Elementwise(centred * float(quant.scale.reshape(()))), [codes]
     vector = constant(along(quant.scale, quant.axis or 0, len(codes.shape), last))
-    return Elementwise(centred * input_(1)), [codes, vector]
+    if quant.zero_points is None:
+        return Elementwise(centred * input_(1)), [codes, vector]
+    zero_points = constant(along(quant.zero_points, quant.axis or 0, len(codes.shape), last))
+    return Elementwise((centred - input_(2)) * input_(1)), [codes, vector, zero_points]
 
 
 def along(vector: Array, axis: int, rank: int, last: bool) -> Array:

@@ -30,6 +30,8 @@ from lpir.record import record
 from lpir.scalar.expr import Expr, apply, cast, input_
 
 INT32_MAX = 2**31 - 1
+# kernels of depthwise convolutions with a zero point a channel unroll their taps
+MAX_TAPS = 81
 IDENTITY = input_(0, f32)
 EXP = Elementwise(apply("exp", IDENTITY))
 SCALED = cast(input_(0, i32), f32) * input_(1, f32)
@@ -65,7 +67,7 @@ def convolution(state: Lowering, node: Node) -> None:
     codes, weights8, scale = found
     quant = state.form(x).quant
     assert quant is not None
-    op = LoweredConvolution(op.strides, op.dilations, begin, end, groups, quant.zero_point, SCALED)
+    op = LoweredConvolution(op.strides, op.dilations, begin, end, groups, each_zero_point(quant), SCALED)
     kernel = constant(_kernel_last(weights8, grouped))
     state.precision = "INT8"
     state.set_real(node.outputs[0], state.emit(op, [codes, kernel, constant(scale)]), True)
@@ -92,6 +94,9 @@ def _int8_convolution(state: Lowering, node: Node, groups: int) -> tuple[Value, 
         state.refuse("the weights' scale varies inside an output channel")
         return None
     outputs = math.prod(weights.codes.shape[: len(axes)])
+    if quant.zero_points is not None and (refusal := _refuse_zero_points(weights, groups, outputs)):
+        state.refuse(refusal)
+        return None
     if not quant.is_per_tensor and not (quant.axis == 1 and groups == x.shape[1].length):
         state.refuse("the input's scale varies along the channels that are summed")
         return None
@@ -107,6 +112,22 @@ def _int8_convolution(state: Lowering, node: Node, groups: int) -> tuple[Value, 
     codes = state.codes(x, True)
     assert codes is not None
     return codes, weights.codes, combined.astype(np.float32)
+
+
+def each_zero_point(quant: QuantType) -> int | tuple[int, ...]:
+    """The zero point, or those of the channels."""
+    return quant.zero_point if quant.zero_points is None else tuple(int(z) for z in quant.zero_points)
+
+
+def _refuse_zero_points(weights: Weights, groups: int, outputs: int) -> str | None:
+    """Why a convolution cannot have a zero point for each channel, or None."""
+    if outputs != groups:
+        return "the channels have different zero points, and each has several outputs"
+    if weights.codes.dtype != np.int8:
+        return "the channels have different zero points, and the weights need more than 8 bits"
+    if weights.codes.size // outputs > MAX_TAPS:
+        return f"the channels have different zero points, and more than {MAX_TAPS} taps"
+    return None
 
 
 def max_products(weights: Weights | None, *quants: QuantType) -> int:
@@ -247,6 +268,9 @@ def int8_product(
     rank = max(len(a.shape), len(b.shape))
     scale = _scale_over_product(qa, len(a.shape), turn, rank, rank - 2)
     right = _right_codes(state, b, weights, flip, rank)
+    if any(q is not None and q.zero_points is not None for q in (qa, qb)):
+        state.refuse("an input's channels have different zero points")
+        return None
     if scale is None or isinstance(right, str):
         state.refuse(right if isinstance(right, str) else "the input's scale varies along the axis that is summed")
         return None
@@ -333,7 +357,11 @@ def pool(state: Lowering, node: Node) -> None:
     exclude = bool(getattr(op, "exclude_pad", True)) or is_max or (unpadded and any(end))
     geometry = (strides, dilations, begin, end, "max" if is_max else "avg", kernel, exclude)
     by_channel = quant is not None and not quant.is_per_tensor
-    codes = state.codes(x, True) if quant is not None and (not by_channel or quant.axis == 1) else None
+    # zero points of each channel are taken off as often as a window has elements inside
+    apart = quant is not None and quant.zero_points is not None
+    counted = is_max or exclude or not (any(begin) or any(end))
+    by_code = quant is not None and (not by_channel or quant.axis == 1) and (not apart or counted)
+    codes = state.codes(x, True) if by_code else None
     if codes is None or quant is None:
         epilogue = IDENTITY if is_max else input_(0, f32) / input_(1, f32)
         state.set_real(node.outputs[0], state.emit(Pool(*geometry, 0, epilogue), [state.real(x, True)]), True)
@@ -344,9 +372,13 @@ def pool(state: Lowering, node: Node) -> None:
     else:
         state.precision = "INT8"
         scale = input_(2, f32) if by_channel else float(quant.scale.reshape(()))
-        epilogue = cast(input_(0, i32), f32) * scale / input_(1, f32)
-        scales = [constant(quant.scale)] if by_channel else []
-        lowered = state.emit(Pool(*geometry, quant.zero_point, epilogue), [codes, *scales])
+        total = cast(input_(0, i32), f32)
+        vectors = [constant(quant.scale)] if by_channel else []
+        if quant.zero_points is not None:
+            total = total - input_(3, f32) * input_(1, f32)
+            vectors.append(constant(quant.zero_points.astype(np.float32)))
+        epilogue = total * scale / input_(1, f32)
+        lowered = state.emit(Pool(*geometry, quant.zero_point, epilogue), [codes, *vectors])
         state.set_real(node.outputs[0], lowered, True)
 
 

@@ -73,18 +73,21 @@ def _quant_type(low: np.ndarray, high: np.ndarray, levels: int, rank: int) -> Qu
     whole = np.rint(zero)
     if np.abs(zero - whole).max() > ZERO_POINT_SLACK:
         return f"zero is not on a level: the zero point would be {zero.reshape(-1)[0]:.4g}"
-    # not np.unique, which imports numpy.ma
-    if (whole != whole.reshape(-1)[0]).any():
-        return "the channels have different zero points"
     zero_point = int(whole.reshape(-1)[0])
-    if abs(zero_point) > 2**15:
+    if np.abs(whole).max() > 2**15:
         return "zero lies too far outside the range"
     if scale.size == 1:
         return QuantType(u8, scale.astype(np.float32).reshape(()), zero_point)
     axes = [i for i, n in enumerate(scale.shape) if n > 1]
     if len(axes) > 1 or scale.ndim > rank:
         return "the range varies along more than one axis"
-    return QuantType(u8, scale.astype(np.float32).reshape(-1), zero_point, axes[0] + rank - scale.ndim)
+    vector, axis = scale.astype(np.float32).reshape(-1), axes[0] + rank - scale.ndim
+    # not np.unique, which imports numpy.ma
+    if (whole == zero_point).all():
+        return QuantType(u8, vector, zero_point, axis)
+    if whole.min() < 0 or whole.max() > 255:
+        return "the channels have different zero points, and not all of them are codes"
+    return QuantType(u8, vector, 0, axis, whole.astype(np.int32).reshape(-1))
 
 
 def fake_quantize_expr(x: Expr, il: Expr, ih: Expr, ol: Expr, oh: Expr, levels: int) -> Expr:

@@ -117,15 +117,20 @@ def _int8_backprop(state: Lowering, node: Node, grouped: bool) -> tuple[Value, Q
         return None
     scale = weights.scale_along((0, 2) if grouped else (1,))
     outputs = weights.codes.shape[0] * weights.codes.shape[2] if grouped else weights.codes.shape[1]
-    if not quant.is_per_tensor or scale is None or not 0 <= quant.zero_point <= 255:
-        state.refuse("a scale varies along the channels that are summed, or zero has no code")
+    depthwise = grouped and weights.codes.shape[:2] == (x.shape[1].length, 1) and quant.axis == 1
+    if scale is None or not (quant.is_per_tensor or depthwise):
+        state.refuse("a scale varies along the channels that are summed")
+        return None
+    if quant.zero_points is not None or not 0 <= quant.zero_point <= 255:
+        state.refuse("the zero points differ along the channels, or zero has no code")
         return None
     if weights.codes.size // outputs > max_products(weights, quant):
         state.refuse(f"more than {max_products(weights, quant)} products in one sum could leave int32")
         return None
     codes = state.codes(x, True)
     assert codes is not None
-    combined = np.broadcast_to(scale.reshape(-1), (outputs,)).astype(np.float64) * float(quant.scale.reshape(()))
+    by_input = np.repeat(quant.scale, outputs // quant.scale.size).astype(np.float64)
+    combined = np.broadcast_to(scale.reshape(-1), (outputs,)).astype(np.float64) * by_input
     return codes, quant, weights.codes, combined.astype(np.float32)
 
 

@@ -50,6 +50,20 @@ def test_geometry(isa: Isa, name: str, constants: list[int]) -> None:
     np.testing.assert_array_equal(actual, op.eval(*inputs)[0])
 
 
+@pytest.mark.parametrize("name", GEOMETRIES)
+@ISAS
+def test_a_zero_point_for_each_channel(isa: Isa, name: str) -> None:
+    shape, kernel, fields = GEOMETRIES[name]
+    rng = np.random.default_rng(3)
+    channels = shape[-1]
+    zero_points = tuple(int(z) for z in rng.permutation(256)[np.arange(channels) % 256])
+    op = convolution(len(kernel), REQUANT, groups=channels, x_zero_point=zero_points, **fields)
+    scale, bias = rng.random(channels, np.float32) * 0.02, rng.standard_normal(channels).astype(np.float32) * 9
+    inputs = [codes(rng, *shape), weights(rng, *kernel, 1, channels), scale, bias]
+    (actual,) = run(DepthwiseInt8(), op, inputs, isa, 3, constants=[1, 2, 3])
+    np.testing.assert_array_equal(actual, op.eval(*inputs)[0])
+
+
 EPILOGUES = {
     "i32": ACC,
     "f32": cast(ACC, f32) * 0.5,

@@ -84,6 +84,30 @@ def split(n: Network) -> Model:
     return n.last(make("Concat", *node.outputs[::-1], axis=1))
 
 
+ZEROS = np.array([0, 1, 2, 77, 128, 200, 254, 255]).reshape(1, 8, 1, 1)
+
+
+def channels_apart(*layers: str) -> Callable[[Network], Model]:
+    """Layers behind codes with a scale and a zero point for each channel; the first of `layers` is the one tested."""
+    window = {"kernel": (3, 3), "strides": (1, 1), "pads_begin": (1, 1), "pads_end": (1, 1)}
+    attributes: dict[str, dict[str, Any]] = {
+        "GroupConvolution": GEOMETRY,
+        "MaxPool": window | {"auto_pad": "explicit", "dilations": (1, 1), "rounding_type": "floor"},
+        "AvgPool": window | {"auto_pad": "explicit", "exclude_pad": True, "rounding_type": "floor"},
+    }
+
+    def build(n: Network) -> Model:
+        step = np.linspace(0.01, 0.03, 8).reshape(1, 8, 1, 1)
+        limits = [constant((step * v).astype(np.float32)) for v in (-ZEROS, 255 - ZEROS) * 2]
+        x = make("FakeQuantize", n.first(), *limits, levels=256, name="fq1")
+        for i, type in enumerate(layers):
+            weights = [n.weights((8, 1, 1, 3, 3))] if type == "GroupConvolution" else []
+            x = make_node(type, x, *weights, name=f"layer{i}" if i else "tested", **attributes.get(type, {})).outputs[0]
+        return n.last(n.codes(x, "fq2"))
+
+    return build
+
+
 def interpolate(mode: str) -> Callable[[Network], Model]:
     sizes = {"shape_calculation_mode": "sizes", "coordinate_transformation_mode": "half_pixel"}
     return simple("Interpolate", np.array([12, 9]), np.array([2, 3]), mode=mode, **sizes)
@@ -104,6 +128,10 @@ NETWORKS: dict[str, Callable[[Network], Model]] = {
     "residual": residual,
     "Add": two_codes("Add"),
     "Multiply": two_codes("Multiply"),
+    "depthwise, zero points apart": channels_apart("GroupConvolution"),
+    "MaxPool, zero points apart": channels_apart("MaxPool", "GroupConvolution"),
+    "AvgPool, zero points apart": channels_apart("AvgPool"),
+    "Relu, zero points apart": channels_apart("Relu"),
     "Concat": concat,
     "Split": split,
     "Pad": simple("Pad", ONES, ONES, np.float32(0), pad_mode="constant"),

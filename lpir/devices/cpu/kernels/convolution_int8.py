@@ -61,6 +61,7 @@ class ConvolutionInt8(Kernel):
         w = node.inputs[1].shape.to_static()
         return (
             refuse_weights(node)
+            or ("the channels have different zero points" if not isinstance(op.x_zero_point, int) else None)
             or igemm.applies(w[-2], math.prod(w[:-2]), op.epilogue)
             or refuse_epilogue(expanded(op.epilogue))
             or refuse_operands(node, 2)
@@ -70,6 +71,7 @@ class ConvolutionInt8(Kernel):
     def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
         op = node.op
         assert isinstance(op, LoweredConvolution)
+        assert isinstance(op.x_zero_point, int)
         steps: list[Step] = []
         shape = node.inputs[0].shape.to_static()
         x = ctx.ref(node.inputs[0])

@@ -11,7 +11,7 @@ from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import idepthwise
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.convolution_int8 import is_depthwise, refuse_weights, weights_of
-from lpir.devices.cpu.kernels.depthwise_weights import Array, Shape, choose_blocks, pack_depthwise
+from lpir.devices.cpu.kernels.depthwise_weights import Array, Blocks, Shape, choose_blocks, pack_depthwise
 from lpir.devices.cpu.kernels.epilogue import Bound, Operand
 from lpir.devices.cpu.kernels.ranges import sums_range
 from lpir.devices.cpu.kernels.rows import bind_operand, epilogue_of, operand_of, refuse_epilogue, refuse_operands
@@ -58,22 +58,23 @@ class DepthwiseInt8(Kernel):
         operands = node.inputs[2:]
         kinds = [operand_of(v, out) for v in operands]
         known = {i: a for i, v in enumerate(operands, 1) if (a := _lanes_of(v, kinds[i - 1])) is not None}
-        finish = epilogue_of(expanded(op.epilogue), kinds, operands, sums_range(taps, op.x_zero_point))
+        finish = epilogue_of(expanded(op.epilogue), kinds, operands, sums_range(taps, np.asarray(op.x_zero_point)))
         table = idepthwise.row_table(x, out, kernel, op.strides, op.dilations, op.pads_begin)
         row = x[-2] * channels if (table < 0).any() else 0
-        init = (isa.shift - op.x_zero_point) * taps.sum(axis=(0, 1), dtype=np.int64)
+        zero_points = np.broadcast_to(np.asarray(op.x_zero_point, np.int64), (channels,))
+        init = (isa.shift - zero_points) * taps.sum(axis=(0, 1), dtype=np.int64)
         values: dict[str, int | float | F32 | Ref] = {
             **{"x": ctx.ref(node.inputs[0]), "out": ctx.ref(node.outputs[0]), "table": ctx.constant(table)},
-            "zeros": ctx.constant(np.full(row + 64, op.x_zero_point & 255, np.uint8)),
             **{"channels": channels, "rows": len(table), "columns": out[-2]},
             **{"in_columns": x[-2], "pad": op.pads_begin[-1]},
         }
         steps = []
-        for blocks in choose_blocks(isa, channels, len(table)):
+        for blocks in self._blocks(choose_blocks(isa, channels, len(table)), op.x_zero_point):
             code = idepthwise.build(isa, shape, blocks.fold, blocks.narrow, finish, frozenset(known))
             own: dict[str, int | float | F32 | Ref] = {
                 "w": ctx.constant(pack_depthwise(shape, taps, blocks)),
                 "init": ctx.constant(blocks.spread(init).astype(np.int32)),
+                "zeros": ctx.constant(_padding(zero_points, blocks, row)),
                 **{"first": blocks.first, "last": blocks.last, "blocks": blocks.count},
             }
             bound = [
@@ -82,6 +83,18 @@ class DepthwiseInt8(Kernel):
             ]
             steps.append(Step.of(code, {**values, **own, **finish.values(bound)}))
         return steps
+
+    @staticmethod
+    def _blocks(chosen: list[Blocks], zero_point: int | tuple[int, ...]) -> list[Blocks]:
+        """Blocks of channels that share a step: with zero points of their own they do not share a row of padding."""
+        return chosen if isinstance(zero_point, int) else [one for blocks in chosen for one in blocks.apart()]
+
+
+def _padding(zero_points: Array, blocks: Blocks, row: int) -> Array:
+    """What stands for a row of padding, and for a column of it: the zero points, as a block of channels reads them."""
+    channels = zero_points.size
+    line = np.resize(np.roll(zero_points, -blocks.first), row + max(64, channels))
+    return (line & 255).astype(np.uint8)
 
 
 def _lanes_of(value: Value, kind: Operand) -> Array | None:

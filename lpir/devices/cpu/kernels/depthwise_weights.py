@@ -6,6 +6,7 @@ bytes may saturate). A single row that is left goes along its axis instead: a st
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,11 @@ class Blocks:
         """The channel of each lane of the four vectors of each block: [count, 4, lanes]."""
         starts = np.minimum(self.first + np.arange(self.count) * self.width, self.last)
         return np.asarray(starts[:, None, None] + lane_order(self.width * self.fold) % self.width)
+
+    def apart(self) -> list[Blocks]:
+        """Each block by itself."""
+        starts = [min(self.first + i * self.width, self.last) for i in range(self.count)]
+        return [replace(self, first=start, count=1) for start in starts]
 
     def spread(self, values: Array) -> Array:
         """A value a channel, in the order of lanes: [count, 4, lanes]."""

@@ -158,7 +158,7 @@ def largest_code(value: Value) -> int:
     return min(255, limit)
 
 
-def sums_range(w: Array, zero_point: int) -> Range:
+def sums_range(w: Array, zero_point: int | Array) -> Range:
     """Smallest and largest `sum((x - zero_point) * w)` of u8 `x` for each output channel, the last axis of `w`."""
     rows = w.reshape(-1, w.shape[-1])
     # bytes are added up as they are: a copy in float64 would be eight times as large
