@@ -51,7 +51,7 @@ class Options:
     def __init__(self, config: Mapping[str, Any]) -> None:
         name = config.get("ISA", "auto")
         self.isa: Isa = host_isa() if name == "auto" else by_name(name)
-        if not self.isa.available():
+        if name != "auto" and not self.isa.available():
             have = ", ".join(isa.name for isa in all_isas() if isa.available())
             raise InputError(f"this machine cannot run ISA {name}; it has {have}")
         self.profile = bool(config.get("PERF_COUNT", False))

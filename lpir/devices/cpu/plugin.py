@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lpir.devices.cpu.aot import checks
-from lpir.devices.cpu.threads import threads_and_streams
+from lpir.devices.cpu.threads import executor, start_executor, threads_and_streams
 from lpir.ir.model import Model
 from lpir.runtime.device import Capabilities, Device, Executable
 from lpir.runtime.properties import Property
@@ -72,9 +72,15 @@ class CpuDevice(Device):
         )
 
     def compile(self, model: Model, config: Mapping[str, Any]) -> Executable:
+        # LLVM is loaded in another thread while the rest of the compiler is
+        start_executor()
         from lpir.devices.cpu.device import compile_model
 
-        return compile_model(model, config)
+        try:
+            return compile_model(model, config)
+        finally:
+            # a forked child would not have that thread
+            executor()
 
     def import_model(
         self, source: bytes | Path, config: Mapping[str, Any], key: bytes | None = None

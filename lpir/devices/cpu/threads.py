@@ -12,10 +12,13 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lpir.devices.cpu.codegen.executor import SYMBOLS, executor_text, pool_bytes
 from lpir.errors import InputError
+
+if TYPE_CHECKING:
+    from lpir.devices.cpu.codegen.jit import Jit
 
 SPINS = 4000  # with `pause`, some 50 us: longer than a step, much shorter than anyone notices
 
@@ -30,10 +33,10 @@ def use_executor(addresses: Mapping[str, int]) -> None:
 
 
 @functools.cache
-def _executor() -> tuple[object, dict[str, int]]:
-    """The executor, and what keeps its code alive."""
+def start_executor() -> Jit | None:
+    """Starts to compile the executor in another thread, which loads LLVM, unless a library brought it."""
     if _LOADED:
-        return None, dict(_LOADED)
+        return None
     from lpir.devices.cpu.codegen.jit import Jit
     from lpir.devices.cpu.isa import by_name
 
@@ -42,11 +45,18 @@ def _executor() -> tuple[object, dict[str, int]]:
     jit.add(SYMBOLS[0], executor_text())
     for symbol in SYMBOLS[1:]:
         jit.add(symbol, "")
-    return jit, jit.compile()
+    return jit
+
+
+@functools.cache
+def executor() -> Mapping[str, int]:
+    """The addresses of the executor's functions, for good."""
+    jit = start_executor()
+    return jit.compile() if jit else _LOADED
 
 
 def _function(symbol: str, arguments: int) -> Callable[..., None]:
-    address = _executor()[1][symbol]
+    address = executor()[symbol]
     return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)(address)
 
 

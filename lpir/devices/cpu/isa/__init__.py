@@ -6,6 +6,7 @@ import functools
 import importlib
 import pkgutil
 
+from lpir.devices.cpu.aot import checks
 from lpir.devices.cpu.isa.record import Isa
 from lpir.errors import InputError
 
@@ -39,4 +40,6 @@ def by_name(name: str) -> Isa:
 @functools.cache
 def host_isa() -> Isa:
     """The fastest record that this machine runs."""
-    return [isa for isa in all_isas() if isa.available()][-1]
+    # where the system tells, nobody waits for LLVM
+    known = checks.host()
+    return by_name(known) if known else [isa for isa in all_isas() if isa.available()][-1]
