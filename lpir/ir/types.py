@@ -6,10 +6,10 @@ an XML port (`precision`).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import ml_dtypes
 import numpy as np
 
 from lpir.errors import UnsupportedError
@@ -84,31 +84,48 @@ ALL = (f64, f32, f16, bf16, i64, i32, i16, i8, i4, u64, u32, u16, u8, u4, u1, bo
 BY_NAME = {t.name: t for t in ALL}
 BY_PRECISION = {t.precision: t for t in ALL}
 
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "f64": np.dtype(np.float64),
-    "f32": np.dtype(np.float32),
-    "f16": np.dtype(np.float16),
-    "bf16": np.dtype(ml_dtypes.bfloat16),
-    "i64": np.dtype(np.int64),
-    "i32": np.dtype(np.int32),
-    "i16": np.dtype(np.int16),
-    "i8": np.dtype(np.int8),
-    "i4": np.dtype(ml_dtypes.int4),
-    "u64": np.dtype(np.uint64),
-    "u32": np.dtype(np.uint32),
-    "u16": np.dtype(np.uint16),
-    "u8": np.dtype(np.uint8),
-    "u4": np.dtype(ml_dtypes.uint4),
-    "u1": np.dtype(np.uint8),
-    "boolean": np.dtype(np.bool_),
-    "dynamic": np.dtype(np.object_),
-}
+
+class _Dtypes(dict[str, np.dtype[Any]]):
+    """NumPy's types. Those of ml_dtypes join them when one is asked for: few models have any, importing takes 5 ms."""
+
+    LATER: ClassVar[dict[str, str]] = {"bf16": "bfloat16", "i4": "int4", "u4": "uint4"}
+
+    def __missing__(self, name: str) -> np.dtype[Any]:
+        import ml_dtypes
+
+        self[name] = np.dtype(getattr(ml_dtypes, self.LATER[name]))
+        return self[name]
+
+
+_DTYPES = _Dtypes(
+    {
+        "f64": np.dtype(np.float64),
+        "f32": np.dtype(np.float32),
+        "f16": np.dtype(np.float16),
+        "i64": np.dtype(np.int64),
+        "i32": np.dtype(np.int32),
+        "i16": np.dtype(np.int16),
+        "i8": np.dtype(np.int8),
+        "u64": np.dtype(np.uint64),
+        "u32": np.dtype(np.uint32),
+        "u16": np.dtype(np.uint16),
+        "u8": np.dtype(np.uint8),
+        "u1": np.dtype(np.uint8),
+        "boolean": np.dtype(np.bool_),
+        "dynamic": np.dtype(np.object_),
+    }
+)
 _BY_DTYPE = {np.dtype(d): BY_NAME[n] for n, d in _DTYPES.items() if n not in ("u1", "dynamic")}
+
+
+@functools.cache
+def _later() -> dict[np.dtype[Any], ElementType]:
+    return {BY_NAME[name].dtype: BY_NAME[name] for name in _Dtypes.LATER}
 
 
 def from_dtype(dtype: Any) -> ElementType:
     """The element type of a NumPy dtype. Raises UnsupportedError for strings, complex numbers and objects."""
-    found = _BY_DTYPE.get(np.dtype(dtype))
+    found = _BY_DTYPE.get(np.dtype(dtype)) or _later().get(np.dtype(dtype))
     if found is None:
         raise UnsupportedError(f"NumPy type {np.dtype(dtype)} has no element type; use one of {', '.join(BY_NAME)}")
     return found

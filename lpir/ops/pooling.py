@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import ml_dtypes
 import numpy as np
 
 from lpir.errors import ModelError
@@ -34,7 +33,11 @@ ROUNDINGS = ("floor", "ceil", "ceil_torch")
 def lowest(dtype: np.dtype[Any]) -> Any:
     """The smallest finite value of `dtype`: what OpenVINO gives for a window without data."""
     kind = from_dtype(dtype)
-    return ml_dtypes.finfo(dtype).min if kind.is_float else kind.limits[0]  # type: ignore[no-untyped-call]
+    if not kind.is_float:
+        return kind.limits[0]
+    import ml_dtypes
+
+    return ml_dtypes.finfo(dtype).min  # type: ignore[no-untyped-call]
 
 
 def _pool_shape(

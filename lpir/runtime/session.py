@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from threading import Lock, get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +20,9 @@ from lpir.runtime.explain import Explanation
 from lpir.runtime.ports import Key, Results, model_ports
 from lpir.runtime.profile import ProfilingInfo
 from lpir.runtime.tensor import Tensor
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class CompiledModel:
@@ -115,6 +116,9 @@ class CompiledModel:
 
     def workers(self) -> ThreadPoolExecutor:
         """The threads in which asynchronous requests wait for their inference."""
+        # whoever infers synchronously does not wait for the import
+        from concurrent.futures import ThreadPoolExecutor
+
         with self._lock:
             if self._workers is None:
                 self._workers = ThreadPoolExecutor(64, "lpir-async")
@@ -181,7 +185,7 @@ class InferRequest:
         try:
             if self._future is not None:
                 self._future.result(timeout / 1000)
-        except FutureTimeout:
+        except TimeoutError:
             return False
         return True
 

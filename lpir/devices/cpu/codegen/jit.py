@@ -16,11 +16,11 @@ import functools
 import os
 import sys
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from threading import RLock, local
 from typing import TYPE_CHECKING, Any
 
 from lpir.devices.cpu.codegen import llvm
+from lpir.devices.cpu.codegen.crew import Crew
 from lpir.devices.cpu.codegen.effort import AS_PRINTED, QUICK
 from lpir.devices.cpu.codegen.pages import drop_pages
 from lpir.devices.cpu.codegen.processor import linux_arm_features
@@ -135,9 +135,8 @@ class Jit:
         self._lock = RLock()
         self._addresses: dict[str, int] = {}
         self._texts: dict[str, str] = {}
-        self._started: dict[str, Future[bytes]] = {}
         self._objects: dict[str, bytes] = {}
-        self._workers: ThreadPoolExecutor | None = None
+        self._crew: Crew | None = None
         # what keeps the code alive
         self._code: list[Any] = []
 
@@ -148,10 +147,10 @@ class Jit:
                 return False
             self._texts[symbol] = text
             if text and links_objects():
-                if self._workers is None:
+                if self._crew is None:
                     # the caller computes too: with one thread more than processors each would wait for the others
-                    self._workers = ThreadPoolExecutor(max(1, default_threads() - 1), "lpir-compile")
-                self._started[symbol] = self._workers.submit(object_file, text, self.isa)
+                    self._crew = Crew(lambda text: object_file(text, self.isa), max(1, default_threads() - 1))
+                self._crew.add(symbol, text)
             return True
 
     def compile(self) -> dict[str, int]:
@@ -162,12 +161,8 @@ class Jit:
                     found = self._load() if links_objects() else self._jit()
                     self._addresses.update({symbol: found[symbol] for symbol in self._texts})
                 finally:
-                    self._texts, self._started = {}, {}
+                    self._texts, self._crew = {}, None
                     drop_pages(llvm.path())
-                    if self._workers is not None:
-                        # a forked child would not have these threads
-                        self._workers.shutdown()
-                        self._workers = None
             return dict(self._addresses)
 
     def objects(self, symbols: Iterable[str]) -> list[bytes]:
@@ -178,12 +173,8 @@ class Jit:
             return [self._objects[symbol] for symbol in symbols]
 
     def _load(self) -> dict[str, int]:
-        made: dict[str, bytes] = {}
-        # the calling thread has nothing else to do now: it takes the last ones that nobody has begun
-        for symbol, future in reversed(self._started.items()):
-            if future.cancel():
-                made[symbol] = object_file(self._texts[symbol], self.isa)
-        made |= {symbol: future.result() for symbol, future in self._started.items() if symbol not in made}
+        # a forked child would not have the threads, so they end here
+        made = self._crew.finish() if self._crew else {}
         code = Code([read_object(data) for data in made.values()])
         self._objects |= made
         self._code.append(code)
