@@ -10,7 +10,8 @@ from lpir.ops.boundary import constant
 from lpir.ops.lowered import Elementwise, LoweredMatMul, LoweredSoftmax
 from lpir.passes.lowprec.forms import Lowering
 from lpir.passes.lowprec.rules import attrs, copy_node, rule
-from lpir.passes.lowprec.rules_compute import IDENTITY, int8_product
+from lpir.passes.lowprec.rules_compute import IDENTITY
+from lpir.passes.lowprec.rules_matmul import int8_product
 from lpir.scalar.expr import input_, select
 
 

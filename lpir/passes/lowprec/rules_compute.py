@@ -1,4 +1,4 @@
-"""Lowering of convolutions, matrix products, pooling, reductions, softmax and normalization."""
+"""Lowering of convolutions, pooling, reductions, softmax and normalization."""
 
 from __future__ import annotations
 
@@ -14,19 +14,16 @@ from lpir.ops.boundary import constant
 from lpir.ops.lowered import (
     Elementwise,
     LoweredConvolution,
-    LoweredMatMul,
     LoweredNormalize,
     LoweredSoftmax,
     Pool,
     Reduce,
     window_counts,
 )
-from lpir.ops.lowered_compressed import CompressedMatMul
 from lpir.ops.reshaping import Reshape, Transpose
 from lpir.passes.lowprec.forms import Lowering, physical_axis
 from lpir.passes.lowprec.rules import attrs, copy_node, rule
-from lpir.passes.lowprec.weights import Grouped, Weights, find_chain, find_grouped, find_weights
-from lpir.record import record
+from lpir.passes.lowprec.weights import Weights, find_weights
 from lpir.scalar.expr import Expr, apply, cast, input_
 
 INT32_MAX = 2**31 - 1
@@ -174,169 +171,6 @@ def resolved_pads(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
         small = total // 2
         pads.append((small, total - small) if mode == "same_upper" else (total - small, small))
     return tuple(p[0] for p in pads), tuple(p[1] for p in pads)
-
-
-@rule("MatMul")
-def matmul(state: Lowering, node: Node) -> None:
-    """In INT8 when both inputs are 8-bit: codes and codes, or codes and constant weights with a scale a column."""
-    a, b = node.inputs
-    if len(a.shape) < 2 or len(b.shape) < 2:
-        _with_vector(state, node)
-        return
-    turn, flip = bool(attrs(node).transpose_a), bool(attrs(node).transpose_b)
-    found = int8_product(state, a, b, turn, flip)
-    if found is not None:
-        state.set_real(node.outputs[0], state.emit(*found))
-        return
-    left = _transposed(state, state.real(a)) if turn else state.real(a)
-    compressed = compressed_operands(state, b, flip)
-    if compressed is not None:
-        state.set_real(node.outputs[0], state.emit(CompressedMatMul(flip, IDENTITY), [left, *compressed]))
-        return
-    array = state.constant_of(b)
-    if array is None:
-        right = state.real(b)
-    else:
-        right = constant(np.asarray(np.swapaxes(array, -1, -2) if flip else array, np.float32))
-        flip = False
-    state.set_real(node.outputs[0], state.emit(LoweredMatMul(flip, 0, 0, IDENTITY), [left, right]))
-
-
-def _with_vector(state: Lowering, node: Node) -> None:
-    """A product with a vector, which is a row on the left and a column on the right, whatever the flags."""
-    a, b = node.inputs
-    shapes = [list(v.shape.to_static()) for v in (a, b)]
-    if {a.element_type, b.element_type} != {f32} or 0 in shapes[0] + shapes[1]:
-        copy_node(state, node)
-        return
-    left, right = state.real(a), state.real(b)
-    if len(shapes[0]) == 1:
-        left = state.emit(Reshape(False), [left, constant([1, *shapes[0]], np.int64)])
-    elif attrs(node).transpose_a:
-        left = _transposed(state, left)
-    flip = len(shapes[1]) > 1 and bool(attrs(node).transpose_b)
-    if len(shapes[1]) == 1:
-        right = state.emit(Reshape(False), [right, constant([*shapes[1], 1], np.int64)])
-    product = state.emit(LoweredMatMul(flip, 0, 0, IDENTITY), [left, right])
-    shape = constant(node.outputs[0].shape.to_static(), np.int64)
-    state.set_real(node.outputs[0], state.emit(Reshape(False), [product, shape]))
-
-
-def compressed_operands(state: Lowering, b: Value, flip: bool) -> list[Value] | None:
-    """Codes, scale and zero point of weights that stay compressed, or None; says why where they are decompressed."""
-    found = find_grouped(b, 1 if flip else 0) if b.element_type == f32 else None
-    if isinstance(found, str):
-        state.refuse(f"{found}: decoded when the model is compiled")
-    if not isinstance(found, Grouped):
-        return None
-    state.refuse(f"the weights stay {found.element_type} codes in memory and are decoded where they are multiplied")
-    vectors = [np.ascontiguousarray(x.T) if flip else x for x in (found.scale, found.zero_point)]
-    return [constant(found.codes, found.element_type), *(constant(v) for v in vectors)]
-
-
-def _transposed(state: Lowering, value: Value) -> Value:
-    rank = len(value.shape)
-    return state.emit(Transpose(), [value, constant((*range(rank - 2), rank - 1, rank - 2), np.int64)])
-
-
-def int8_product(
-    state: Lowering, a: Value, b: Value, turn: bool, flip: bool, factor: float = 1.0
-) -> tuple[LoweredMatMul, list[Value]] | None:
-    """The product of `a` (with `turn` transposed), `b` (with `flip` transposed) and `factor` in codes, with its inputs.
-
-    None where an operand has no codes; the reason, if the IR asks for INT8, is noted.
-    """
-    if not state.low_precision:
-        return None
-    if not state.has_codes(a):
-        if state.has_codes(b) or find_chain(b) is not None:
-            state.refuse(f"the input '{a.name}' is not quantized: it has no FakeQuantize")
-        return None
-    weights = find_weights(b)
-    if isinstance(weights, str):
-        state.refuse(weights)
-        return None
-    if weights is None and not state.has_codes(b):
-        state.refuse(f"the input '{b.name}' is not quantized: it has no FakeQuantize")
-        return None
-    qa, qb = state.form(a).quant, state.form(b).quant if weights is None else None
-    assert qa is not None
-    limit = max_products(weights, *(q for q in (qa, qb) if q is not None))
-    if a.shape[-2 if turn else -1].length > limit:
-        state.refuse(f"more than {limit} products in one sum could leave int32")
-        return None
-    rank = max(len(a.shape), len(b.shape))
-    scale = _scale_over_product(qa, len(a.shape), turn, rank, rank - 2)
-    right = _right_codes(state, b, weights, flip, rank)
-    if any(q is not None and q.zero_points is not None for q in (qa, qb)):
-        state.refuse("an input's channels have different zero points")
-        return None
-    if scale is None or isinstance(right, str):
-        state.refuse(right if isinstance(right, str) else "the input's scale varies along the axis that is summed")
-        return None
-    left = state.codes(a, False)
-    assert left is not None
-    epilogue, operands = _scaled(scale * factor, right.scale, right.columns)
-    op = LoweredMatMul(right.turned, qa.zero_point, right.zero_point, epilogue)
-    state.precision = "INT8"
-    return op, [_transposed(state, left) if turn else left, right.codes, *operands]
-
-
-@record(eq=False)
-class _Right:
-    """The right operand of a product in codes; `scale` (float64) broadcasts to the output."""
-
-    codes: Value
-    scale: Array
-    zero_point: int
-    turned: bool
-    columns: int
-
-
-def _right_codes(state: Lowering, b: Value, weights: Weights | None, flip: bool, rank: int) -> _Right | str:
-    """Constant weights, or codes of an activation; a reason where the scale varies along the axis that is summed."""
-    columns = b.shape[-2 if flip else -1].length
-    if weights is None:
-        quant, codes = state.form(b).quant, state.codes(b, False)
-        assert quant is not None
-        assert codes is not None
-        scale = _scale_over_product(quant, len(b.shape), not flip, rank, rank - 1)
-        if scale is None:
-            return "the second input's scale varies along the axis that is summed"
-        return _Right(codes, scale, quant.zero_point, flip, columns)
-    array, scales = weights.codes, np.broadcast_to(weights.scale, weights.codes.shape)
-    if flip:
-        array, scales = np.swapaxes(array, -1, -2), np.swapaxes(scales, -1, -2)
-    vector = Weights(array, scales).scale_along((array.ndim - 1,))
-    if vector is None:
-        return "the weights' scale varies along the axis that is summed"
-    by_column = np.broadcast_to(vector.reshape(-1), (columns,)).astype(np.float64)
-    return _Right(constant(array), by_column, 0, False, columns)
-
-
-def _scale_over_product(quant: QuantType, rank: int, turned: bool, out_rank: int, place: int) -> Array | None:
-    """The scale of one input of a product as it broadcasts to the output; None if it varies along the axis of the sums.
-
-    `turned`: the axis that is summed is the last but one; the other one is axis `place` of the output.
-    """
-    scale = quant.scale.astype(np.float64)
-    if quant.is_per_tensor:
-        return scale.reshape(())
-    axis = quant.axis or 0
-    if axis == rank - (2 if turned else 1):
-        return None
-    shape = [1] * out_rank
-    shape[place if axis >= rank - 2 else axis + out_rank - rank] = scale.size
-    return scale.reshape(shape)
-
-
-def _scaled(left: Array, right: Array, columns: int) -> tuple[Expr, list[Value]]:
-    """The epilogue that multiplies a sum once by both scales, and its operands."""
-    combined = (left * right).astype(np.float32)
-    if combined.ndim == 0:
-        return cast(input_(0, i32), f32) * float(combined), []
-    # kernels read operands channel by channel
-    return SCALED, [constant(np.ascontiguousarray(np.broadcast_to(combined, (*combined.shape[:-1], columns))))]
 
 
 @rule("MaxPool", "AvgPool")

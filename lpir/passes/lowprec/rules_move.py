@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from lpir.ir.graph import Node, QuantType, Value
 from lpir.ops.bases import normalize_axis
 from lpir.ops.boundary import constant
+from lpir.ops.builder import make_node
 from lpir.ops.reshaping import Reshape, Transpose
-from lpir.passes.lowprec.forms import Lowering, channels_last, physical_axis
-from lpir.passes.lowprec.rules import attrs, rule
+from lpir.passes.lowprec.forms import Lowering, channels_last, physical_axis, quantize
+from lpir.passes.lowprec.rules import attrs, copy_node, rule
+from lpir.passes.lowprec.rules_elementwise import elementwise, quant_types
 
 
 def data_codes(state: Lowering, value: Value, last: bool) -> tuple[Value, QuantType | None]:
@@ -62,22 +65,47 @@ def transpose(state: Lowering, node: Node) -> None:
 
 @rule("Concat")
 def concat(state: Lowering, node: Node) -> None:
-    """On codes when all inputs share one meaning."""
+    """On codes when all inputs share one meaning, or when a quantization follows: then it is done to the parts."""
     rank = len(node.outputs[0].shape)
     axis = normalize_axis(int(attrs(node).axis), rank)
     last = state.prefers_last(node.inputs, rank)
     quants = [state.form(v).quant for v in node.inputs]
     first = quants[0]
     shared = first is not None and first.is_per_tensor and all(q is not None and q.same_as(first) for q in quants)
-    if any(q is not None for q in quants) and not shared:
+    quant = first if shared else _quantization_behind(state, node.outputs[0])
+    if any(q is not None for q in quants) and quant is None:
         state.refuse("the inputs are quantized in different ways")
-    if shared:
-        parts = [c for v in node.inputs if (c := state.codes(v, last)) is not None]
+    if quant is not None:
+        parts = [_as_codes(state, v, quant, last) for v in node.inputs]
         state.precision = "INT8"
     else:
         parts = [state.real(v, last) for v in node.inputs]
     op = dataclasses.replace(attrs(node), axis=physical_axis(axis, rank, last))
-    give(state, node.outputs[0], state.emit(op, parts), first if shared else None, last)
+    give(state, node.outputs[0], state.emit(op, parts), quant, last)
+
+
+def _quantization_behind(state: Lowering, value: Value) -> QuantType | None:
+    """The quantization that every reader of `value` begins with, if it is one to all 256 codes."""
+    found: QuantType | None = None
+    for use in value.uses:
+        is_quantization = use.node.op.type_name == "FakeQuantize" and use.index == 0 and state.low_precision
+        types = quant_types(state, use.node) if is_quantization else ""
+        if isinstance(types, str) or types[2] != 256 or not types[0].is_per_tensor:
+            return None
+        if found is not None and not found.same_as(types[0]):
+            return None
+        found = types[0]
+    return found
+
+
+def _as_codes(state: Lowering, value: Value, quant: QuantType, last: bool) -> Value:
+    """`value` in codes of a certain meaning."""
+    own = state.form(value).quant
+    codes = state.codes(value, last) if own is not None and own.same_as(quant) else None
+    if codes is None:
+        codes = state.emit(*quantize(state.real(value, last), quant, 256, last), name=value.node.name)
+        codes.quant = quant
+    return codes
 
 
 @rule("Split", "VariadicSplit")
@@ -94,7 +122,10 @@ def split(state: Lowering, node: Node) -> None:
         give(state, old, new, quant, last)
 
 
-@rule("Slice", "StridedSlice", "Tile", "Broadcast", "DepthToSpace", "SpaceToDepth", "ShuffleChannels", "GatherElements")
+MOVES = ("Slice", "StridedSlice", "Tile", "Broadcast", "DepthToSpace", "SpaceToDepth", "BatchToSpace")
+
+
+@rule(*MOVES, "ShuffleChannels", "GatherElements", "GatherND", "Roll", "ReverseSequence")
 def move(state: Lowering, node: Node) -> None:
     """The public operation itself, channels first, on codes or real numbers."""
     source, quant = data_codes(state, node.inputs[0], False)
@@ -134,6 +165,36 @@ def pad(state: Lowering, node: Node) -> None:
     give(state, node.outputs[0], state.emit(op, [state.real(x, last), *amounts, *fills]), None, last)
 
 
+@rule("SpaceToBatch")
+def space_to_batch(state: Lowering, node: Node) -> None:
+    """Padding, and a permutation of the axes that blocks are cut into."""
+    x = node.inputs[0]
+    known = [state.constant_of(v) for v in node.inputs[1:]]
+    quant = state.form(x).quant
+    if any(k is None for k in known):
+        copy_node(state, node)
+        return
+    blocks, begin, end = ([int(n) for n in np.asarray(k).reshape(-1)] for k in known)
+    if any((*begin, *end)) and quant is not None and not 0 <= quant.zero_point <= 255:
+        source, quant = state.real(x), None
+    else:
+        source, quant = data_codes(state, x, False)
+    if any((*begin, *end)):
+        zero = np.full((), 0 if quant is None else quant.zero_point, source.element_type.dtype)
+        pads = [constant(np.asarray(p, np.int64)) for p in (begin, end)]
+        inputs = [source, *pads, constant(zero, source.element_type)]
+        source = state.emit(make_node("Pad", *inputs, pad_mode="constant").op, inputs)
+    shape, rank = source.shape.to_static(), len(blocks)
+    cut = [n for length, block in zip(shape, blocks, strict=True) for n in (length // block, block)]
+    order = [*range(1, 2 * rank, 2), *range(0, 2 * rank, 2)]
+    turned = state.emit(Transpose(), [_shaped(state, source, cut), constant(order, np.int64)])
+    give(state, node.outputs[0], _shaped(state, turned, node.outputs[0].shape.to_static()), quant)
+
+
+def _shaped(state: Lowering, value: Value, shape: Sequence[int]) -> Value:
+    return state.emit(Reshape(False), [value, constant(np.asarray(shape, np.int64))])
+
+
 @rule("Convert")
 def convert(state: Lowering, node: Node) -> None:
     """Between types of the same meaning nothing is done."""
@@ -141,8 +202,6 @@ def convert(state: Lowering, node: Node) -> None:
     if node.outputs[0].element_type == source.element_type:
         state.forms[id(node.outputs[0])] = state.form(source)
         return
-    from lpir.passes.lowprec.rules_elementwise import elementwise
-
     elementwise(state, node)
 
 

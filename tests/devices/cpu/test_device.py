@@ -21,6 +21,7 @@ from lpir.ir.types import f32, i64
 from lpir.ops.boundary import Result, constant, parameter
 from lpir.ops.builder import make
 from lpir.runtime.interpreter import Interpreter
+from tests.devices.cpu.foreign import foreign
 from tests.passes.networks import mobile_block
 from tests.tolerances import EXACT, assert_close
 
@@ -71,8 +72,7 @@ def test_low_precision_can_be_switched_off() -> None:
 def test_an_operation_without_a_kernel_runs_between_native_segments() -> None:
     p = parameter([2, 8], f32, "x")
     a = make("Relu", p.outputs[0], name="before")
-    block, none = constant(np.array([1, 2], np.int64)), constant(np.zeros(2, np.int64))
-    b = make("SpaceToBatch", a, block, none, none, name="middle")
+    b = foreign(a)
     c = make("Relu", make("Negative", b), name="after")
     model = model_of(c, b, inputs=[p])
     exe = executable(model)
@@ -226,8 +226,6 @@ def test_kernels_have_names_and_say_why_not() -> None:
     names = [k.name for k in all_kernels()]
     assert len(set(names)) == len(names)
     p = parameter([2, 8], f32, "x")
-    block, none = constant(np.array([1, 2], np.int64)), constant(np.zeros(2, np.int64))
-    node = make("SpaceToBatch", p.outputs[0], block, none, none).node
-    choice = choose(node, host_isa())
+    choice = choose(foreign(p.outputs[0]).node, host_isa())
     assert choice.name == "eval"
-    assert choice.refused == {"native": "no kernel for SpaceToBatch"}
+    assert choice.refused == {"native": "no kernel for Foreign"}

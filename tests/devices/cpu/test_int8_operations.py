@@ -79,6 +79,13 @@ def concat(n: Network) -> Model:
     return n.last(make("Concat", *parts, axis=1, name="tested"))
 
 
+def concat_apart(n: Network) -> Model:
+    """Parts with three meanings, one of them float; all are quantized to the meaning that follows."""
+    first = n.first("a")
+    parts = [n.codes(first, "a/out"), n.codes(n.first("b"), "b/out", 7.0), make("Tanh", first)]
+    return n.last(n.codes(make("Concat", *parts, axis=1, name="tested"), "fq2", 5.0))
+
+
 def split(n: Network) -> Model:
     node = make_node("Split", n.codes(n.first(), "fq1"), constant(np.int64(1)), name="tested", num_splits=2)
     return n.last(make("Concat", *node.outputs[::-1], axis=1))
@@ -133,6 +140,7 @@ NETWORKS: dict[str, Callable[[Network], Model]] = {
     "AvgPool, zero points apart": channels_apart("AvgPool"),
     "Relu, zero points apart": channels_apart("Relu"),
     "Concat": concat,
+    "Concat, ranges apart": concat_apart,
     "Split": split,
     "Pad": simple("Pad", ONES, ONES, np.float32(0), pad_mode="constant"),
     "Pad reflect": simple("Pad", ONES, ONES, pad_mode="reflect"),
@@ -144,6 +152,11 @@ NETWORKS: dict[str, Callable[[Network], Model]] = {
     "ReduceSum": reduction("ReduceSum"),
     "MaxPool": simple("MaxPool", auto_pad="explicit", dilations=(1, 1), **POOL),
     "AvgPool": simple("AvgPool", auto_pad="explicit", exclude_pad=True, **POOL),
+    "SpaceToBatch": simple("SpaceToBatch", np.array([1, 1, 2, 3]), np.array([0, 0, 1, 0]), np.array([0, 0, 1, 3])),
+    "BatchToSpace": simple("BatchToSpace", np.array([1, 1, 1, 1]), *[np.zeros(4, np.int64)] * 2),
+    "Roll": simple("Roll", np.array([2, -1]), np.array([2, 3])),
+    "ReverseSequence": simple("ReverseSequence", np.array([4]), batch_axis=0, seq_axis=2),
+    "GatherND": simple("GatherND", np.array([[0], [0]]), batch_dims=0),
     "TopK": simple("TopK", np.int64(3), axis=1, mode="max", sort="value"),
 }
 
