@@ -158,6 +158,7 @@ GEOMETRIES: dict[str, tuple[tuple[int, ...], tuple[int, ...], LoweredConvolution
     "ic16oc32kh1sh2": ((1, 8, 8, 16), (1, 1, 16, 32), convolution(REQUANT, (2, 2))),
     "ic3oc32kh3sh2ph1": ((1, 17, 16, 3), (3, 3, 3, 32), convolution(REQUANT, (2, 2), pads=(1, 1))),
     "ic64oc64kh3ph1": ((1, 9, 7, 64), (3, 3, 64, 64), convolution(REQUANT, pads=(1, 1), zero_point=128)),
+    "ic66oc37ih10iw13kh3ph1": ((1, 10, 13, 66), (3, 3, 66, 37), convolution(REQUANT, pads=(1, 1), zero_point=255)),
     "ic512oc21kh3": ((1, 4, 4, 512), (3, 3, 512, 21), convolution(REQUANT)),
     "g3ic24oc60kh3ph1": ((1, 6, 6, 24), (3, 3, 8, 60), convolution(REQUANT, pads=(1, 1), groups=3)),
     "ic6oc9kh3kw2dh2dw3ph2pw1": ((2, 10, 9, 6), (3, 2, 6, 9), convolution(REQUANT, (1, 1), (2, 3), (2, 1))),
@@ -170,7 +171,7 @@ def _convolutions() -> Iterator[Problem]:
     for name, (x, w, op) in GEOMETRIES.items():
         inputs = (_codes(*x), _weights(*w), *_channels(w[-1]))
         yield Problem(f"convolution {name}", op, inputs, (1, 2, 3))
-    for name in ("ic13oc19kh1", "ic512oc21kh3", "ic64oc64kh3ph1"):
+    for name in ("ic13oc19kh1", "ic512oc21kh3", "ic64oc64kh3ph1", "ic66oc37ih10iw13kh3ph1"):
         x, w, op = GEOMETRIES[name]
         sums = dataclasses.replace(op, epilogue=ACC)
         for extreme, (code, fill) in EXTREMES.items():

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lpir.devices.cpu.codegen.abi import Ref
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import igemm
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
@@ -72,15 +73,7 @@ class ConvolutionInt8(Kernel):
         op = node.op
         assert isinstance(op, LoweredConvolution)
         assert isinstance(op.x_zero_point, int)
-        steps: list[Step] = []
-        shape = node.inputs[0].shape.to_static()
-        x = ctx.ref(node.inputs[0])
-        if any((*op.pads_begin, *op.pads_end)):
-            pads = [b + e for b, e in zip(op.pads_begin, op.pads_end, strict=True)]
-            padded = (shape[0], *(n + p for n, p in zip(shape[1:-1], pads, strict=True)), shape[-1])
-            copy = ctx.scratch(math.prod(padded))
-            steps.append(pad_step(x, copy, shape, op.pads_begin, op.pads_end, op.x_zero_point, ctx))
-            x, shape = copy, padded
+        steps, x, shape = self.padded(node, ctx)
         out = node.outputs[0].shape.to_static()
         strides = dense_strides(shape)
         w = weights_of(node)
@@ -90,6 +83,20 @@ class ConvolutionInt8(Kernel):
         taps, packed = as_bytes(taps, packed)
         product = Product(node, op.x_zero_point, x, offsets, taps, packed, w.shape[-2])
         return [*steps, self.step(product, isa, ctx)]
+
+    def padded(self, node: Node, ctx: BuildContext) -> tuple[list[Step], Ref, tuple[int, ...]]:
+        """The steps that pad the input, where it is then, and its shape."""
+        op = node.op
+        assert isinstance(op, LoweredConvolution)
+        assert isinstance(op.x_zero_point, int)
+        shape = node.inputs[0].shape.to_static()
+        x = ctx.ref(node.inputs[0])
+        pads = [b + e for b, e in zip(op.pads_begin, op.pads_end, strict=True)]
+        if not any(pads):
+            return [], x, shape
+        padded = (shape[0], *(n + p for n, p in zip(shape[1:-1], pads, strict=True)), shape[-1])
+        copy = ctx.scratch(math.prod(padded))
+        return [pad_step(x, copy, shape, op.pads_begin, op.pads_end, op.x_zero_point, ctx)], copy, padded
 
     def step(self, product: Product, isa: Isa, ctx: BuildContext) -> Step:
         """The product itself."""
