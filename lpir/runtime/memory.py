@@ -79,7 +79,7 @@ def allocate(size: int) -> Array:
     huge = size >= LARGE and hasattr(mmap, "MADV_HUGEPAGE")
     step = HUGE_PAGE if huge else ALIGNMENT
     if huge:
-        memory = mmap.mmap(-1, size + step)
+        memory = mmap.mmap(-1, size + step, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         # a system that was built without them refuses
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_HUGEPAGE)

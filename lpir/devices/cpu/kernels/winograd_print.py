@@ -18,8 +18,8 @@ from lpir.devices.cpu.kernels.interleave import pack_each
 from lpir.devices.cpu.kernels.tiling import Tile
 from lpir.devices.cpu.kernels.winograd import PATCH, POSITIONS, TILE, finish_sum, transform_patch, transform_sums
 
-# register tiles whose sums are in the buffer at once
-STRIP = 2
+# rows whose sums are in the buffer at once: so many use a weight while it is near
+ROWS = 16
 LINE = 64  # bytes of a cache line
 
 
@@ -69,6 +69,8 @@ class _Products:
     def __init__(self, isa: Isa, tile: Tile, unroll: int, epilogue: Epilogue) -> None:
         self.isa, self.unroll, self.epilogue = isa, unroll, epilogue
         self.rows, self.vectors = tile.rows, tile.vectors
+        # register tiles of a strip
+        self.strip = ROWS // self.rows
         self.lanes = isa.lanes()
         self.sum_type = vector_of("i32", self.lanes)
         self.word_type = vector_of("i16", 2 * self.lanes)
@@ -80,7 +82,7 @@ class _Products:
             **epilogue.params(),
         }
         self.f = Function(f"winograd_{isa.name}_{tile.rows}x{tile.vectors}", params, optimize=False)
-        self.sums = self.f.alloca(self.sum_type, STRIP * self.rows * POSITIONS * self.vectors)
+        self.sums = self.f.alloca(self.sum_type, self.strip * self.rows * POSITIONS * self.vectors)
         self.half = self.f.alloca(self.sum_type, PATCH * TILE)
 
     def kernel(self) -> Kernel:
@@ -92,8 +94,8 @@ class _Products:
             tiles = self._chunk(mc, p["m_tiles"], p["m_chunks"])
             with f.loop(*self._chunk(nc, p["n_blocks"], p["n_chunks"]), name="block") as block:
                 w = f.gep(p["w"], f.mul(f.mul(block.index, POSITIONS), self.column))
-                with f.loop(*tiles, STRIP, name="strip") as strip:
-                    last = f.smin(f.add(strip.index, STRIP), tiles[1])
+                with f.loop(*tiles, self.strip, name="strip") as strip:
+                    last = f.smin(f.add(strip.index, self.strip), tiles[1])
                     self._multiply(w, strip.index, last)
                     self._finish(block.index, strip.index, last)
         return f.kernel()
