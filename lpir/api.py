@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import lpir
 from lpir.errors import FileError, InputError
@@ -16,6 +16,7 @@ from lpir.runtime.device import Device
 from lpir.runtime.session import CompiledModel, compile_source, import_on
 
 PathLike = str | Path
+Exported = bytes | bytearray | memoryview | IO[bytes]
 
 
 def read_model(model: PathLike | bytes, weights: PathLike | bytes | None = None) -> Model:
@@ -50,6 +51,20 @@ def convert_model(input_model: PathLike | Model, input: Any = None, output: Any 
     transform(model)
     compress_weights(model)
     return model
+
+
+def _exported(source: PathLike | Exported) -> bytes | Path:
+    """The bytes of a compiled model, or where they are. Raises InputError for what is neither."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    if isinstance(source, str | Path):
+        return Path(source)
+    data = source.read() if hasattr(source, "read") else None
+    if not isinstance(data, bytes):
+        raise InputError(
+            f"a compiled model cannot come from a {type(source).__name__}: give its bytes, path or open file"
+        )
+    return data
 
 
 def _import(path: Path) -> Model:
@@ -117,16 +132,15 @@ class Core:
         return compile_source(device, source, self._merged(device, config), self.read_model)
 
     def import_model(
-        self, source: PathLike | bytes, device_name: str = "CPU", config: Mapping[str, Any] | None = None
+        self, source: PathLike | Exported, device_name: str = "CPU", config: Mapping[str, Any] | None = None
     ) -> CompiledModel:
-        """What `CompiledModel.export_model` gave, as bytes or in a file; a model of the CPU device needs no LLVM.
+        """What `CompiledModel.export_model` gave, as bytes, in a file, or in an open one; on the CPU without LLVM.
 
         Raises FileError when it is damaged, UnsupportedError when it cannot run here. It is code: import only what you
         would run as a program.
         """
         device = registry.load(device_name)
-        found = source if isinstance(source, bytes) else Path(source)
-        return import_on(device, found, self._merged(device, config))
+        return import_on(device, _exported(source), self._merged(device, config))
 
     def _merged(self, device: Device, config: Mapping[str, Any] | None) -> dict[str, Any]:
         return {**self._config.get(device.name, {}), **(config or {})}

@@ -91,13 +91,13 @@ class Reshape(Op):
     def eval(self, *inputs: Array) -> tuple[Array, ...]:
         x = inputs[0]
         wanted = [int(v) for v in inputs[1].reshape(-1)]
-        if self.special_zero:
-            wanted = [x.shape[axis] if v == 0 else v for axis, v in enumerate(wanted)]
+        copied = [axis for axis, v in enumerate(wanted) if v == 0 and self.special_zero]
         if -1 in wanted:
-            # NumPy refuses to work out a -1 for an empty array
-            others = math.prod(v for v in wanted if v != -1)
-            wanted[wanted.index(-1)] = x.size // others if others else 0
-        return (x.reshape(wanted),)
+            # NumPy refuses to work out a -1 for an empty array; axes that are copied cancel
+            source = math.prod(n for axis, n in enumerate(x.shape) if axis not in copied)
+            others = math.prod(v for axis, v in enumerate(wanted) if v != -1 and axis not in copied)
+            wanted[wanted.index(-1)] = source // others if others else 0
+        return (x.reshape([x.shape[axis] if axis in copied else v for axis, v in enumerate(wanted)]),)
 
     @classmethod
     def cases(cls) -> list[Case]:

@@ -141,7 +141,7 @@ class Ports(Sequence[Port]):
                     raise InputError(f"input {port} is given twice")
                 bound[port.index] = port.accept(value)
             return bound
-        if isinstance(given, list | tuple) and not _is_one_array(given, len(self.items)):
+        if isinstance(given, list | tuple) and not (len(self.items) == 1 and _is_one_array(given, self.items[0])):
             if len(given) != len(self.items):
                 raise InputError(f"{len(given)} inputs were given, the model has {len(self.items)}: {self}")
             return [port.accept(value) for port, value in zip(self.items, given, strict=True)]
@@ -150,9 +150,14 @@ class Ports(Sequence[Port]):
         return [self.items[0].accept(given)]
 
 
-def _is_one_array(given: Sequence[Any], ports: int) -> bool:
+def _is_one_array(given: Sequence[Any], port: Port) -> bool:
     """Whether a list is nested numbers for the only input, not a list of inputs."""
-    return ports == 1 and len(given) > 1 and not any(isinstance(x, np.ndarray | Tensor) for x in given)
+    if len(given) != 1:
+        return len(given) > 1 and not any(isinstance(x, np.ndarray | Tensor) for x in given)
+    inner, depth = given[0], 1
+    while isinstance(inner, list | tuple) and inner:
+        inner, depth = inner[0], depth + 1
+    return depth == port.shape.rank and not isinstance(inner, np.ndarray | Tensor)
 
 
 class Results(Mapping[Value, Array]):

@@ -149,6 +149,9 @@ class InferRequest:
     def infer(self, inputs: Any = None) -> Results:
         """Runs and returns the outputs; inputs that are not given keep what `set_tensor` set. Raises InputError."""
         self._claim()
+        if self._future is not None and self._future.done():
+            # an asynchronous inference that failed is over: it is this one's results that count from now on
+            self._future = None
         try:
             return self._run(self._keep(self.collect(inputs), inputs))
         finally:
@@ -178,13 +181,25 @@ class InferRequest:
             if self._error is not None:
                 raise self._error
         elif self._future is not None:
-            self._future.result()
+            self._outcome(self._future)
+
+    def _outcome(self, future: Future[None], timeout: float | None = None) -> None:
+        if future.cancelled():
+            raise InputError("the inference was cancelled before it began")
+        future.result(timeout)
+
+    def cancel(self) -> None:
+        """Takes back an asynchronous inference that has not begun, so that `wait` raises InputError; one that runs is
+        finished as if nobody had asked."""
+        future = self._future
+        if future is not None and not future.done() and future.cancel():
+            self._busy.release()
 
     def wait_for(self, timeout: int) -> bool:
         """Waits up to `timeout` milliseconds; whether the inference is done."""
         try:
             if self._future is not None:
-                self._future.result(timeout / 1000)
+                self._outcome(self._future, timeout / 1000)
         except TimeoutError:
             return False
         return True

@@ -98,8 +98,16 @@ def _start_workers(memory: object, pool: int, count: int) -> list[threading.Thre
     workers = [
         threading.Thread(target=serve, args=(pool, tid), name=f"lpir-cpu-{tid}", daemon=True) for tid in range(1, count)
     ]
-    for worker in workers:
-        worker.start()
+    started: list[threading.Thread] = []
+    try:
+        for worker in workers:
+            worker.start()
+            started.append(worker)
+    except RuntimeError as error:
+        _stop(pool, started, memory)
+        raise InputError(
+            f"{count} threads are more than the system allows: {error}; set INFERENCE_NUM_THREADS"
+        ) from error
     return workers
 
 

@@ -244,7 +244,8 @@ def reduce(state: Lowering, node: Node) -> None:
     x, axes_value = node.inputs
     rank, quant, name = len(x.shape), state.form(x).quant, node.op.type_name
     found = state.constant_of(axes_value)
-    if found is None or rank == 0 or x.element_type != f32:
+    # the mean of nothing is a NaN
+    if found is None or rank == 0 or x.element_type != f32 or 0 in x.shape.to_static():
         copy_node(state, node)
         return
     axes = sorted({normalize_axis(int(a), rank) for a in np.asarray(found).reshape(-1)})
@@ -256,7 +257,7 @@ def reduce(state: Lowering, node: Node) -> None:
     kept_last = last and keep
     physical = tuple(sorted(physical_axis(a, rank, last) for a in axes))
     count = math.prod(x.shape[a].length for a in axes)
-    inverse = float(np.float32(1.0 / max(count, 1)))
+    inverse = float(np.float32(1.0 / count))
     on_codes = quant is not None and quant.is_per_tensor and name != "ReduceProd" and count * 255 < 2**31
     codes = state.codes(x, last) if on_codes else None
     if codes is not None and quant is not None:
