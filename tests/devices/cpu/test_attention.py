@@ -139,3 +139,35 @@ def test_refusals() -> None:
     inputs = [normal((1, 2, 4, 8), i) for i in range(3)] + [normal((1, 1, 4, 1), 3)]
     node = make_node(LoweredAttention((1, 1, 1, 1), 0, 0, 1, IDENTITY + input_(1), IDENTITY), inputs)
     assert "repeats along the columns" in str(KERNELS[0].applies(node, isa))
+
+
+@ISAS
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_values_in_parts(isa: Isa, data: st.DataObject) -> None:
+    """Sizes whose product with v is in tile registers, where there are any: masked, in any layout, uneven columns."""
+    b, h = data.draw(st.sampled_from([(1, 2), (2, 3)]))
+    m, n, e = (data.draw(st.sampled_from(sizes)) for sizes in ([20, 33, 50, 64], [17, 31, 32, 64, 127], [16, 32, 48]))
+    axes, d = data.draw(AXES), data.draw(st.sampled_from([32, 64, 128]))
+    q, k = (codes(turned((b, h, x, d), axes[i]), i, False) for i, x in enumerate((m, n)))
+    v = normal(turned((b, h, n, e), axes[2]), 2) * np.float32(data.draw(st.sampled_from([1e-20, 1, 1e20])))
+    seen = np.where(np.arange(n) % 5 < 3, 0, np.finfo(np.float32).min).astype(np.float32)
+    real = cast(input_(0, i32), f32) * data.draw(st.sampled_from([1e-4, 1e-2])) + input_(1)
+    op = LoweredAttention(axes, 120, 128, 1, real, IDENTITY * input_(1))
+    inputs = [q, k, v, seen, normal((e,), 3)]
+    (actual,) = run(KERNELS[0], op, inputs, isa, data.draw(st.sampled_from([1, 2, 3])))
+    assert_close(actual, op.eval(*inputs)[0], ATTENTION)
+
+
+@ISAS
+def test_parts_add_up_to_what_they_are_of(isa: Isa) -> None:
+    """The error of a product whose terms differ in size is that of float32, not of bfloat16."""
+    q, k = np.full((1, 1, 32, 32), 128, np.uint8), codes((1, 1, 128, 32), 1, False)
+    v = normal((1, 1, 128, 32), 2)
+    v[..., 1::2] += 1000
+    op = LoweredAttention((1, 1, 1, 1), 127, 128, 0, cast(input_(0, i32), f32) * 3e-3, IDENTITY)
+    (actual,) = run(KERNELS[0], op, [q, k, v], isa)
+    exact = op.eval(q, k, v.astype(np.float64))[0]
+    weights = op.eval(q, k, np.broadcast_to(np.eye(128, dtype=np.float32), (1, 1, 128, 128)))[0]
+    terms = np.abs(weights).astype(np.float64) @ np.abs(v).astype(np.float64)
+    assert (np.abs(actual - exact) / terms).max() < 1e-6

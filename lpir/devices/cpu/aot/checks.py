@@ -37,6 +37,7 @@ BITS: dict[str, tuple[int, int, int, int]] = {
     "avx512bw": (7, 0, B, 30),
     "avx512vl": (7, 0, B, 31),
     "avx512vnni": (7, 0, C, 11),
+    "amx-bf16": (7, 0, D, 22),
     "amx-tile": (7, 0, D, 24),
     "amx-int8": (7, 0, D, 25),
     "avxvnni": (7, 1, A, 4),
@@ -53,7 +54,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "avx_vnni": (*V3, "avxvnni"),
     "avx512": V4,
     "avx512_vnni": (*V4, "avx512vnni"),
-    "amx": (*V4, "avx512vnni", "amx-tile", "amx-int8"),
+    "amx": (*V4, "avx512vnni", "amx-tile", "amx-int8", "amx-bf16"),
 }
 # every instruction set; those of Arm make no libraries
 NAMES = (*NEEDS, "neon_dot", "neon_i8mm")
@@ -61,7 +62,7 @@ NAMES = (*NEEDS, "neon_dot", "neon_i8mm")
 YMM, ZMM, TMM = 0x06, 0xE6, 0x600E6
 # names in /proc/cpuinfo where they differ
 _LINUX = {"sse3": "pni", "avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni", "lzcnt": "abm", "osxsave": "xsave"}
-_LINUX |= {"amx-tile": "amx_tile", "amx-int8": "amx_int8"}
+_LINUX |= {"amx-tile": "amx_tile", "amx-int8": "amx_int8", "amx-bf16": "amx_bf16"}
 # "leaves" of a check that are no leaf of cpuid: XCR0, and whether the system permits tile registers
 STATES, PERMISSION = -1, -2
 CHECK = struct.Struct("<iiiI")

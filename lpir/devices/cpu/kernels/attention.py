@@ -10,8 +10,9 @@ from typing import ClassVar
 from lpir.devices.cpu.codegen.abi import F32, Ref
 from lpir.devices.cpu.codegen.abi import Kernel as Code
 from lpir.devices.cpu.isa import Isa
-from lpir.devices.cpu.kernels import attention_tiles, tiling
+from lpir.devices.cpu.kernels import attention_parts, attention_tiles, tiling
 from lpir.devices.cpu.kernels.attention_print import Form, Printer
+from lpir.devices.cpu.kernels.attention_softmax import TOGETHER
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.epilogue import Epilogue, Operand, element_bytes
 from lpir.devices.cpu.kernels.geometry import dense_strides
@@ -60,7 +61,12 @@ class Attention(Kernel):
         steps = node.inputs[0].shape[3].length // (4 if codes else 1)
         right = op.k_zero_point - 128 if codes else 0
         tile, tile_v, rows = tiles(isa, m, n, e, steps)
-        depth = attention_tiles.depth_of(node.inputs[0].shape[3].length) if isa.tiles and codes and not right else 0
+        tiled = isa.tiles and codes and not right
+        depth = attention_tiles.depth_of(4 * steps) if tiled else 0
+        height = attention_parts.rows_of(m, n, e) if tiled else 0
+        if height:
+            # all tiles have one shape
+            rows, depth, tile_v = height, attention_tiles.BYTES, Tile(TOGETHER, 2)
         form = Form(
             arithmetic=("tiles" if depth else "bytes" if isa.exact else "words") if codes else "float",
             tail=n % isa.lanes() != 0,
@@ -70,7 +76,8 @@ class Attention(Kernel):
             columns=codes and op.q_zero_point != 0,
             unroll=_unroll(tile, steps),
             unroll_v=_unroll(tile_v, n),
-            single=depth == 4 * steps,
+            single=depth >= 4 * steps,
+            parts=height > 0,
         )
         last = 3 + op.score_operands
         kinds = (
@@ -94,9 +101,9 @@ class Attention(Kernel):
             **{name: ctx.ref(v) for name, v in zip("qkv", node.inputs, strict=False)},
         }
         if depth:
-            height = min(rows, attention_tiles.MOST)
-            config = ctx.constant(attention_tiles.config(height, depth))
-            values |= {"config": config, "tile_rows": height, "depth": depth}
+            tall = rows // 2 if height else min(rows, attention_tiles.MOST)
+            config = ctx.constant(attention_tiles.config(tall, depth))
+            values |= {"config": config, "tile_rows": tall, "depth": depth}
         return [Step.of(code, values)]
 
 
@@ -173,17 +180,24 @@ def _scratch(
 ) -> dict[str, int | Ref]:
     """A thread's own memory: k, v, the block of scores, and sums."""
     width = tile_v.vectors * isa.lanes()
+    # whole tiles of columns of k
+    quads = -(-steps // attention_tiles.MOST) * attention_tiles.MOST if form.parts else steps
     sizes = [
-        steps * columns * (8 if form.arithmetic == "words" else 4),
-        -(-e // width) * width * n * 4,
+        quads * columns * (8 if form.arithmetic == "words" else 4),
+        attention_parts.value_bytes(columns, e) if form.parts else -(-e // width) * width * n * 4,
         rows * columns * 4,
         (rows + columns) * 4,
+        attention_parts.power_bytes(columns, e) if form.parts else 0,
     ]
     ends = [0]
     for size in sizes:
         ends.append(ends[-1] + -(-size // 64) * 64)
     scratch = ctx.scratch(ends[-1] * ctx.threads)
-    return {"scratch": scratch, "scratch_step": ends[4], "at_v": ends[1], "at_scores": ends[2], "at_sums": ends[3]}
+    found: dict[str, int | Ref] = {"scratch": scratch, "scratch_step": ends[-1]}
+    found |= {"at_v": ends[1], "at_scores": ends[2], "at_sums": ends[3]}
+    if form.parts:
+        found |= {"at_powers": ends[4], "slots": attention_parts.slots(columns, e)}
+    return found
 
 
 @functools.lru_cache(maxsize=128)

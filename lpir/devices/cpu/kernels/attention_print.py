@@ -7,7 +7,8 @@ run of vectors, and v as `[blocks, N, vectors * lanes]` floats. Then, for each b
 1. sums of products of q and k, into the block: a register tile at a time, or in AMX's tile registers;
 2. for every row: the `scores` expression and the largest score, then `exp(score - largest)` in place, and the
    reciprocal of their sum (`attention_softmax`);
-3. the product with v, times that reciprocal, through the epilogue, to the output.
+3. the product with v, times that reciprocal, through the epilogue, to the output; in vectors, or in tile registers
+   (`attention_parts`).
 
 Codes of k are stored 128 less, as signed bytes. Zero points enter through sums of columns of k and of rows of q:
 
@@ -22,7 +23,7 @@ from lpir.devices.cpu.codegen.abi import Kernel
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.isa.dots import as_words, word_dot
-from lpir.devices.cpu.kernels import attention_tiles
+from lpir.devices.cpu.kernels import attention_parts, attention_tiles
 from lpir.devices.cpu.kernels.attention_softmax import Softmax
 from lpir.devices.cpu.kernels.copy import transposed
 from lpir.devices.cpu.kernels.epilogue import Epilogue, element_bytes, store_lanes
@@ -35,7 +36,7 @@ class Form:
     """What is compiled in. `arithmetic` of the scores: "float", "bytes", "words" or AMX's "tiles"; `tail`: N is no
     multiple of the lanes; `narrow`: E is less than the lanes; `block`: side of the blocks in which k is transposed, 0:
     one by one; `rows`, `columns`: whether sums of q's rows and of k's columns are added; `unroll`, `unroll_v`: steps a
-    round; `single`: one step of tiles."""
+    round; `single`: one step of tiles; `parts`: powers and v are sums of bfloat16."""
 
     arithmetic: str
     tail: bool
@@ -46,6 +47,7 @@ class Form:
     unroll: int
     unroll_v: int
     single: bool = False
+    parts: bool = False
 
 
 _SIZES = (
@@ -53,7 +55,7 @@ _SIZES = (
     *("q_batch", "q_head", "q_row", "k_batch", "k_head", "k_row", "v_batch", "v_head", "v_row"),
     *("out_batch", "out_head", "out_row", "out_bytes", "scratch_step", "at_v", "at_scores", "at_sums"),
 )
-_TILE_SIZES = ("tile_rows", "depth")
+_TILE_SIZES, _PART_SIZES = ("tile_rows", "depth"), ("at_powers", "slots")
 
 
 class Printer:
@@ -74,6 +76,7 @@ class Printer:
             **dict.fromkeys(_SIZES, "i64"),
             **dict.fromkeys(("q_zero", "right", "base"), "i32"),
             **({"config": "ptr"} | dict.fromkeys(_TILE_SIZES, "i64") if form.arithmetic == "tiles" else {}),
+            **(dict.fromkeys(_PART_SIZES, "i64") if form.parts else {}),
             **scores.params(),
             **epilogue.params(),
         }
@@ -90,16 +93,25 @@ class Printer:
         # behind the sums of a block's rows: what the sums of products start from
         self.init = f.gep(self.sums, p["block_rows"], "float")
         self.pitch = f.mul(p["columns"], 4)
-        softmax = Softmax(f, self.isa, self.scores, self.block, self.sums, self.form.tail)
-        tiles = self.form.arithmetic == "tiles"
+        parts, tiles = self.form.parts, self.form.arithmetic == "tiles"
+        most = attention_parts.ROWS if parts else 0
+        softmax = Softmax(f, self.isa, self.scores, self.block, self.sums, self.form.tail, most)
         if tiles:
             attention_tiles.configure(f)
+        if parts:
+            powers = f.gep(scratch, p["at_powers"])
+            values = attention_parts.Values(f, softmax, powers, self.v)
+            # codes of q are multiplied 64 at a time, those of the next head by zeros
+            f.memset(self.k, f.const("i8", 0), p["at_v"])
         with f.loop(*f.my_range(f.mul(p["units"], p["chunks"])), name="unit") as unit:
             which, chunk = f.udiv(unit.index, p["chunks"]), f.urem(unit.index, p["chunks"])
             batch, head = f.udiv(which, p["heads"]), f.urem(which, p["heads"])
             q, k, v = (self._of_head(x, batch, head) for x in ("q", "k", "v"))
             self._pack_k(k)
-            self._pack_v(v)
+            if parts:
+                attention_parts.pack_values(f, v, self.v, self.form.tail)
+            else:
+                self._pack_v(v)
             # number of the head's first row among the rows of scores, and of the output
             score_row = f.mul(which, p["m"])
             out_row = f.add(f.mul(batch, p["out_batch"]), f.mul(head, p["out_head"]))
@@ -113,8 +125,13 @@ class Printer:
                     attention_tiles.multiply(f, first_row, self.k, self.block, start, self.form.single)
                 else:
                     self._products_of_block(first_row)
-                softmax.block(f.add(score_row, row))
-                self._values(f.add(out_row, f.mul(row, p["out_row"])))
+                own_row = f.add(out_row, f.mul(row, p["out_row"]))
+                if parts:
+                    softmax.score_rows(f.add(score_row, row))
+                    self._values_of_parts(values, own_row)
+                else:
+                    softmax.block(f.add(score_row, row))
+                    self._values(own_row)
         if tiles:
             attention_tiles.release(f)
         return f.kernel()
@@ -307,6 +324,25 @@ class Printer:
                         ]
                     n.next = sums
                 self._store(n.results, rows, row, channels)
+
+    def _values_of_parts(self, values: attention_parts.Values, row: Value) -> None:
+        """The same in tile registers: powers are computed on the way."""
+        f, p, lanes = self.f, self.f.p, self.lanes
+        # of 16 columns both tiles are the same
+        first = [f.const("i64", 0), f.smin(f.sub(p["e"], lanes), lanes)]
+        values.powers_and_products(first)
+        values.softmax.shares()
+        self._store_block(values, row, first)
+        with f.loop(2 * lanes, p["e"], 2 * lanes, name="vb") as b:
+            channels = [f.smin(f.add(b.index, i * lanes), f.sub(p["e"], lanes)) for i in range(2)]
+            values.products(channels)
+            self._store_block(values, row, channels)
+
+    def _store_block(self, values: attention_parts.Values, row: Value, channels: list[Value]) -> None:
+        f = self.f
+        with f.loop(0, f.p["block_rows"], self.tile_v.rows, nonempty=True, name="vr") as r:
+            rows = [f.add(r.index, i) for i in range(self.tile_v.rows)]
+            self._store(values.rows(rows), rows, row, channels)
 
     def _store(self, sums: list[Value], rows: list[Value], row: Value, channels: list[Value]) -> None:
         f, p, e = self.f, self.f.p, self.epilogue

@@ -1,11 +1,13 @@
 """The softmax of a block of rows of sums, in place: scores, then their powers; the reciprocals of the rows' sums aside.
 
-Operations are printed for several rows in turn: chains as long as that of a power then run side by side.
+Operations are printed for several rows in turn: chains as long as that of a power then run side by side. Powers may
+also be computed a few columns at a time, by who needs them: `score_rows`, `powers` for all columns, then `shares`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
@@ -21,15 +23,22 @@ MAGIC = float(1.5 * 2**23)
 FLOOR = -64.0
 # rows at once
 TOGETHER = 4
+# combines two vectors lane by lane
+Combine = Callable[[Function, Value, Value], Value]
 
 
 class Softmax:
     """Prints it. `block`: `block_rows` lines of `columns` sums (kernel parameters, `n` of them count); `sums`: a float
-    a row; `tail`: whether there may be columns that do not count."""
+    a row; `tail`: whether there may be columns that do not count; `most`: the most rows of a block whose powers are
+    computed a few columns at a time."""
 
-    def __init__(self, f: Function, isa: Isa, scores: Epilogue, block: Value, sums: Value, tail: bool) -> None:
+    def __init__(
+        self, f: Function, isa: Isa, scores: Epilogue, block: Value, sums: Value, tail: bool, most: int = 0
+    ) -> None:
         self.f, self.isa, self.scores, self.sums, self.tail = f, isa, scores, sums, tail
         self.memory, self.lanes = block, isa.lanes()
+        # sums of powers, a vector a row
+        self.totals = f.alloca("float", most * self.lanes) if most else block
         self.floats, self.ints = vector_of("float", self.lanes), vector_of("i32", self.lanes)
         integer = scores.expr.inputs().get(0) == i32
         self.sum_type = self.ints if integer else self.floats
@@ -43,10 +52,80 @@ class Softmax:
         with f.loop(even, p["block_rows"], name="row") as r:
             self._rows(row, [r.index])
 
+    def score_rows(self, row: Value) -> None:
+        """Turns sums into scores. The number of rows is a multiple of TOGETHER."""
+        f = self.f
+        with f.loop(0, f.p["block_rows"], TOGETHER, nonempty=True, name="rows") as r:
+            rows = [f.add(r.index, i) for i in range(TOGETHER)]
+            tops = self._tops(row, rows, self._lines(rows))
+            # where the reciprocals of the sums will be
+            f.store(across_rows(f, tops, _larger), f.gep(self.sums, r.index, "float"), 4)
+            for own in rows:
+                f.store(f.zeros(self.floats), self._total(own), 64)
+
+    def powers(self, row: Value, column: Value) -> list[tuple[Value, Value]]:
+        """Two vectors of powers of each of TOGETHER rows; they are added to the rows' sums."""
+        f = self.f
+        rows = [f.add(row, i) for i in range(TOGETHER)]
+        found: list[tuple[Value, Value]] = []
+        # two rows at a time: more do not fit the registers
+        for some in (rows[i : i + 2] for i in range(0, TOGETHER, 2)):
+            tops = [f.splat(f.load("float", f.gep(self.sums, own, "float"), 4), self.lanes) for own in some]
+            places = [
+                f.gep(f.gep(line, column, "float"), 4 * self.lanes * i) for line in self._lines(some) for i in (0, 1)
+            ]
+            powers = self._powers(
+                [f.load(self.floats, at, 4) for at in places], [top for top in tops for _ in range(2)]
+            )
+            for i, own in enumerate(some):
+                a, b = powers[2 * i : 2 * i + 2]
+                total = f.load(self.floats, self._total(own), 64)
+                f.store(f.fadd(total, f.fadd(a, b)), self._total(own), 64)
+                found.append((a, b))
+        return found
+
+    def shares(self) -> None:
+        """The reciprocals of the rows' sums, when all powers have been computed."""
+        f = self.f
+        with f.loop(0, f.p["block_rows"], TOGETHER, nonempty=True, name="rows") as r:
+            rows = [f.add(r.index, i) for i in range(TOGETHER)]
+            self._share(rows, [f.load(self.floats, self._total(own), 64) for own in rows])
+
+    def _total(self, row: Value) -> Value:
+        return self.f.gep(self.totals, self.f.mul(row, 4 * self.lanes))
+
+    def _lines(self, rows: list[Value]) -> list[Value]:
+        pitch = self.f.mul(self.f.p["columns"], 4)
+        return [self.f.gep(self.memory, self.f.mul(row, pitch)) for row in rows]
+
     def _rows(self, first: Value, rows: list[Value]) -> None:
         f, p, lanes = self.f, self.f.p, self.lanes
-        pitch = f.mul(p["columns"], 4)
-        lines = [f.gep(self.memory, f.mul(row, pitch)) for row in rows]
+        lines = self._lines(rows)
+        tops = [f.splat(largest(f, x), lanes) for x in self._tops(first, rows, lines)]
+        zeros = [f.zeros(self.floats)] * len(rows)
+        with f.loop(0, p["columns"], lanes, carried=zeros, nonempty=True, name="exp") as c:
+            places = [f.gep(line, c.index, "float") for line in lines]
+            powers = self._powers([f.load(self.floats, at, 4) for at in places], tops)
+            for at, power in zip(places, powers, strict=True):
+                f.store(power, at, 4)
+            c.next = [f.fadd(total, power) for total, power in zip(c.values, powers, strict=True)]
+        self._share(rows, c.results)
+
+    def _share(self, rows: list[Value], totals: Sequence[Value]) -> None:
+        """Keeps the reciprocals of sums, of which each row has a vector."""
+        f = self.f
+        if len(rows) == TOGETHER:
+            whole = across_rows(f, totals, Function.fadd)
+            ones = f.const(whole.type, 1.0)
+            f.store(f.fdiv(ones, whole), f.gep(self.sums, rows[0], "float"), 4)
+            return
+        for row, x in zip(rows, totals, strict=True):
+            share = f.fdiv(f.const("float", 1.0), across(f, "sum", x))
+            f.store(share, f.gep(self.sums, row, "float"), 4)
+
+    def _tops(self, first: Value, rows: list[Value], lines: list[Value]) -> list[Value]:
+        """Turns sums of some rows into scores. Returns the largest in each lane."""
+        f, p, lanes = self.f, self.f.p, self.lanes
         pointers = [self.scores.row(f, f.add(first, row)) for row in rows]
         tops = [f.const(self.floats, -math.inf)] * len(rows)
         # where the last vector has columns that do not count, it is on its own
@@ -57,17 +136,7 @@ class Softmax:
         if self.tail:
             mask = lane_mask(f, lanes, f.sub(p["n"], whole))
             tops = self._score(lines, pointers, whole, tops, mask)
-        tops = [f.splat(largest(f, x), lanes) for x in tops]
-        zeros = [f.zeros(self.floats)] * len(rows)
-        with f.loop(0, p["columns"], lanes, carried=zeros, nonempty=True, name="exp") as c:
-            places = [f.gep(line, c.index, "float") for line in lines]
-            powers = self._powers([f.load(self.floats, at, 4) for at in places], tops)
-            for at, power in zip(places, powers, strict=True):
-                f.store(power, at, 4)
-            c.next = [f.fadd(total, power) for total, power in zip(c.values, powers, strict=True)]
-        for row, x in zip(rows, c.results, strict=True):
-            share = f.fdiv(f.const("float", 1.0), across(f, "sum", x))
-            f.store(share, f.gep(self.sums, row, "float"), 4)
+        return tops
 
     def _score(
         self, lines: list[Value], pointers: list[dict[int, Value]], n: Value, tops: list[Value], mask: Value | None
@@ -107,6 +176,24 @@ class Softmax:
         scaled = [f.add(f.convert("bitcast", a, self.ints), e) for a, e in zip(power, exponents, strict=True)]
         zero = f.zeros(self.ints)
         return [f.convert("bitcast", f.select(c, a, zero), self.floats) for a, c in zip(scaled, counts, strict=True)]
+
+
+def across_rows(f: Function, rows: Sequence[Value], combine: Combine) -> Value:
+    """What `combine` makes of all lanes of each of four vectors, as one vector of four."""
+    lanes = rows[0].lanes
+    found = list(rows)
+    part = lanes
+    while len(found) > 1:
+        # lanes of two vectors side by side, half of each: `part` lanes come from one row
+        part //= 2
+        low = [i for i in range(2 * lanes) if i % (2 * part) < part]
+        pairs = zip(found[::2], found[1::2], strict=True)
+        found = [combine(f, f.shuffle(a, b, low), f.shuffle(a, b, [i + part for i in low])) for a, b in pairs]
+    (x,) = found
+    while part > 1:
+        part //= 2
+        x = combine(f, x, f.shuffle(x, None, [i ^ part for i in range(lanes)]))
+    return f.shuffle(x, None, range(0, lanes, lanes // TOGETHER)) if lanes > TOGETHER else x
 
 
 def largest(f: Function, x: Value) -> Value:

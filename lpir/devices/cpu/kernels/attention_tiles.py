@@ -64,37 +64,38 @@ def multiply(f: Function, q: Value, k: Value, block: Value, init: Value | None, 
             _steps(f, sources, [f.gep(k, column, "i32") for column in columns], pitch, single)
             for a, target in enumerate(targets):
                 for b, column in enumerate(columns):
-                    _tile(f, "tilestored64", 2 * a + b, f.gep(target, column, "i32"), pitch)
+                    emit(f, "tilestored64", 2 * a + b, f.gep(target, column, "i32"), pitch)
 
 
 def _steps(f: Function, sources: list[Value], columns: list[Value], pitch: Value, single: bool) -> None:
     p = f.p
-    steps = f.const("i64", 1) if single else f.udiv(f.mul(p["steps"], 4), p["depth"])
-    step_bytes = f.mul(f.udiv(p["depth"], 4), pitch)
+    quads = f.udiv(p["depth"], 4)
+    steps = f.const("i64", 1) if single else f.udiv(f.add(p["steps"], f.sub(quads, 1)), quads)
+    step_bytes = f.mul(quads, pitch)
     with f.loop(0, steps, nonempty=True, name="ts") as s:
         if not single:
             offset = f.mul(s.index, p["depth"])
             _load_rows(f, [f.gep(source, offset) for source in sources])
         for b, column in enumerate(columns):
-            _tile(f, "tileloadd64", 6 + b, f.gep(column, f.mul(s.index, step_bytes)), pitch)
+            emit(f, "tileloadd64", 6 + b, f.gep(column, f.mul(s.index, step_bytes)), pitch)
             for a in PAIR:
-                _tile(f, "tdpbusd", 2 * a + b, 4 + a, 6 + b)
+                emit(f, "tdpbusd", 2 * a + b, 4 + a, 6 + b)
 
 
 def _load_rows(f: Function, sources: list[Value]) -> None:
     for a, source in enumerate(sources):
-        _tile(f, "tileloadd64", 4 + a, source, f.p["q_row"])
+        emit(f, "tileloadd64", 4 + a, source, f.p["q_row"])
 
 
-def _start(f: Function, tile: int, init: Value | None) -> None:
+def _start(f: Function, number: int, init: Value | None) -> None:
     if init is None:
-        _tile(f, "tilezero", tile)
+        emit(f, "tilezero", number)
     else:
         # a stride of zero puts one line into every row
-        _tile(f, "tileloadd64", tile, init, f.const("i64", 0))
+        emit(f, "tileloadd64", number, init, f.const("i64", 0))
 
 
-def _tile(f: Function, instruction: str, *operands: Value | int) -> None:
+def emit(f: Function, instruction: str, *operands: Value | int) -> None:
     """A tile instruction; an int is the number of a tile."""
     values = [Value("i8", str(x)) if isinstance(x, int) else x for x in operands]
     f.call(f"llvm.x86.{instruction}", "void", *values)
