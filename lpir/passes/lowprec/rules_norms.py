@@ -95,19 +95,6 @@ def local_response(state: Lowering, node: Node) -> None:
     state.set_real(node.outputs[0], state.emit(Elementwise(divided), [real, _shaped(state, sums, shape)]))
 
 
-@rule("AdaptiveAvgPool")
-def adaptive_average(state: Lowering, node: Node) -> None:
-    """An average pooling where all windows have one length."""
-    x = node.inputs[0]
-    spatial, wanted = x.shape.to_static()[2:], node.outputs[0].shape.to_static()[2:]
-    if x.element_type != f32 or 0 in wanted or any(n % m for n, m in zip(spatial, wanted, strict=True)):
-        copy_node(state, node)
-        return
-    window, nothing = tuple(n // m for n, m in zip(spatial, wanted, strict=True)), (0,) * len(wanted)
-    op = Pool(window, (1,) * len(wanted), nothing, nothing, "avg", window, True, 0, X / Y)
-    state.set_real(node.outputs[0], state.emit(op, [state.real(x, True)]), True)
-
-
 @rule("OneHot")
 def one_hot(state: Lowering, node: Node) -> None:
     """A comparison with the numbers of the classes."""
