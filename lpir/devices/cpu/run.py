@@ -10,6 +10,7 @@ import numpy as np
 
 from lpir.devices.cpu.codegen.abi import Ref
 from lpir.devices.cpu.codegen.jit import Jit
+from lpir.devices.cpu.inputs import Input, Pointers
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import Step
 from lpir.devices.cpu.plan import Callback, NativeSegment, Plan
@@ -18,13 +19,9 @@ from lpir.devices.cpu.threads import ThreadPool, pool_for
 from lpir.ir.op import Array
 from lpir.runtime.device import Runner
 from lpir.runtime.evaluate import Variables, evaluate_node
-from lpir.runtime.memory import SLACK, allocate
+from lpir.runtime.memory import allocate
 from lpir.runtime.profile import ProfilingInfo
 
-# an input of fewer bytes is copied sooner than pointed to
-LARGE = 1 << 14
-# memory is mapped, and so readable, in whole pages of a multiple of this
-PAGE = 4096
 _LOCK = Lock()
 # machine code of the whole process, by ISA
 _CODE: dict[str, Jit] = {}
@@ -67,10 +64,9 @@ class BoundSegment:
         # which words point into each movable input, and how far behind its start
         self.places = {b: [(i, r.offset) for i, r in refs if r.buffer == b] for b in plan.movable if b is not None}
 
-    def point(self, buffer: int, address: int) -> None:
-        """Moves an input to another address."""
-        for index, offset in self.places[buffer]:
-            self.words[index] = address + offset
+    def pointers(self, buffer: int | None) -> list[Pointers]:
+        """The words that point to a movable input."""
+        return [] if buffer is None else [(self.words, self.places[buffer])]
 
 
 class BoundCallback:
@@ -89,47 +85,6 @@ class BoundCallback:
         for view, result in zip(self.outputs, evaluate_node(self.node, self.inputs, variables), strict=False):
             np.copyto(view, result)
         self.seconds = time.perf_counter() - start
-
-
-class Input:
-    """Where steps read an input: its copy in the arena or, large and safe to read, the caller's own array."""
-
-    def __init__(self, view: Array, buffer: int | None, segments: Sequence[BoundSegment]) -> None:
-        self.view, self.buffer, self.segments = view, buffer, segments
-        self.address = _address(view)
-        # what the steps point to
-        self.source = view
-
-    def put(self, array: Array) -> None:
-        """Makes `array` what the next run reads; it must not change before that is over."""
-        if array is self.source:
-            return
-        if self.buffer is not None and array.nbytes >= LARGE and _readable(array):
-            self._point(array, _address(array))
-        else:
-            self.reset()
-            np.copyto(self.view, array)
-
-    def reset(self) -> None:
-        """Lets go of the caller's array."""
-        if self.source is not self.view:
-            self._point(self.view, self.address)
-
-    def _point(self, array: Array, address: int) -> None:
-        assert self.buffer is not None
-        for segment in self.segments:
-            segment.point(self.buffer, address)
-        self.source = array
-
-
-def _address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
-def _readable(array: Array) -> bool:
-    """Whether kernels may read the array and SLACK bytes behind it: they lie on its last page."""
-    end = _address(array) + array.nbytes
-    return array.flags.aligned and array.flags.c_contiguous and (end - 1) // PAGE == (end + SLACK - 1) // PAGE
 
 
 class CpuRunner(Runner):
@@ -151,7 +106,10 @@ class CpuRunner(Runner):
         ]
         native = [s for s in self.segments if isinstance(s, BoundSegment)]
         views = [slot.view(self.arena, plan.constants) for slot in plan.inputs]
-        self.inputs = [Input(v, b, native) for v, b in zip(views, plan.movable, strict=True)]
+        self.inputs = [
+            Input(view, [p for segment in native for p in segment.pointers(buffer)])
+            for view, buffer in zip(views, plan.movable, strict=True)
+        ]
         self.stamps = plan.stamps.view(self.arena, plan.constants) if plan.stamps else None
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:

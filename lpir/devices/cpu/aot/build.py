@@ -93,11 +93,21 @@ def describe(model: Model, plan: Plan, isa: Isa, threads: int, explanation: Expl
         "isa": isa.name,
         "threads": threads,
         "constants": plan.constants.nbytes,
-        "inputs": [_port(v, s) for v, s in zip(model.inputs, plan.inputs, strict=True)],
+        "inputs": [
+            _port(v, s) | {"pointers": _pointers(plan, b)}
+            for v, s, b in zip(model.inputs, plan.inputs, plan.movable, strict=True)
+        ],
         "outputs": [_port(v, s) for v, s in zip(model.outputs, plan.outputs, strict=True)],
         "profile": profile,
         "explain": explanation.to_dict(),
     }
+
+
+def _pointers(plan: Plan, buffer: int | None) -> list[tuple[int, int]]:
+    """Parameter words that point into an input which may be elsewhere, and how far behind its start."""
+    steps = [s for g in plan.segments if isinstance(g, NativeSegment) for s in g.steps]
+    words = [w for step in steps for w in step.params]
+    return [(i, w.offset) for i, w in enumerate(words) if isinstance(w, Ref) and w.buffer == buffer]
 
 
 def _port(value: Value, slot: Slot) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 from lpir.devices.cpu.aot import seal
 from lpir.devices.cpu.aot.interface import FUNCTIONS, MODEL, REQUEST
 from lpir.devices.cpu.codegen.executor import SYMBOLS
+from lpir.devices.cpu.inputs import Input
 from lpir.devices.cpu.threads import ThreadPool, pool_for, threads_and_streams, use_executor
 from lpir.errors import FileError, UnsupportedError
 from lpir.ir.model import Model
@@ -149,17 +150,29 @@ class LibraryRunner(Runner):
         self.own_pool = ThreadPool(1) if threads == 1 else None
         words = dict(zip(REQUEST, (ctypes.c_uint64 * len(REQUEST)).from_address(request), strict=True))
         self.steps, self.count, self.arena = words["steps"], words["steps_count"], words["arena"]
-        self.inputs, self.outputs = (
+        ports = library.info["inputs"]
+        views, self.outputs = (
             [_view(call[f"{w}_data"](request, i), p) for i, p in enumerate(library.info[f"{w}s"])]
             for w in ("input", "output")
         )
+        self.inputs = [self._place(view, port) for view, port in zip(views, ports, strict=True)]
+
+    def _place(self, view: Array, port: Mapping[str, Any]) -> Input:
+        """An input, with the parameter words that point to it; those of the first step are the first of all."""
+        first = ctypes.c_uint64.from_address(self.steps + 8).value if self.count else 0
+        words = _view(first, {"type": "u64", "shape": (int(self.library.facts["words_count"]),)})
+        return Input(view, [(words, port["pointers"])] if port["pointers"] else [])
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        for view, array in zip(self.inputs, inputs, strict=True):
-            np.copyto(view, array)
+        for place, array in zip(self.inputs, inputs, strict=True):
+            place.put(array)
         pool = self.own_pool or pool_for(self.threads, self.stream)
         pool.run(self.steps, self.count)
         return [view.copy() for view in self.outputs]
+
+    def forget(self) -> None:
+        for place in self.inputs:
+            place.reset()
 
     def profiling_info(self) -> list[ProfilingInfo]:
         info = self.library.info
