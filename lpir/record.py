@@ -43,6 +43,8 @@ def _made(cls: AnyClass, eq: bool) -> AnyClass:
     setattr(cls, NAMES, names)
     setattr(cls, PARAMETERS, getattr(_Frozen, PARAMETERS))
     shared = _SHARED | (_EQUAL if eq else _SAME)
+    if hasattr(cls, "__post_init__"):
+        shared["__init__"] = _init_and_more
     for name, method in shared.items():
         if cls.__dict__.get(name) is None:
             setattr(cls, name, method)
@@ -76,15 +78,18 @@ def _init(self: Any, /, *args: Any, **given: Any) -> None:
     names = cls.__match_args__
     values: dict[str, Any] = self.__dict__
     values.update(zip(names, args, strict=False))
-    if len(args) > len(names) or not given.keys() <= set(names[len(args) :]):
+    if len(args) > len(names) or (given and not given.keys() <= set(names[len(args) :])):
         raise TypeError(f"{cls.__name__} takes ({', '.join(names)}), not {len(args)} values and {list(given)}")
     values.update(given)
     if len(values) < len(names):
         for name in names[len(args) :]:
             if name not in values:
                 values[name] = _default(cls, name)
-    if hasattr(cls, "__post_init__"):
-        self.__post_init__()
+
+
+def _init_and_more(self: Any, /, *args: Any, **given: Any) -> None:
+    _init(self, *args, **given)
+    self.__post_init__()
 
 
 def _default(cls: Any, name: str) -> Any:

@@ -45,27 +45,22 @@ class Model:
 
     def nodes(self) -> list[Node]:
         """All nodes, each after the nodes that it reads; parameters first. Raises ModelError on a cycle."""
-        order: list[Node] = []
-        state: dict[int, int] = {}
-        for root in (*self.parameters, *self.results, *self.sinks):
-            stack = [(root, iter(root.inputs))]
-            if id(root) in state:
-                continue
-            state[id(root)] = 1
-            while stack:
-                node, rest = stack[-1]
-                value = next(rest, None)
-                if value is None:
-                    state[id(node)] = 2
-                    order.append(node)
-                    stack.pop()
-                elif state.get(id(value.node)) is None:
-                    state[id(value.node)] = 1
-                    stack.append((value.node, iter(value.node.inputs)))
-                elif state[id(value.node)] == 1:
-                    raise ModelError(f"the graph has a cycle through {value.node}")
-        # parameters were visited first, so they lead; the rest keeps its topological order
-        return order
+        done: dict[int, Node] = {}
+        begun: set[int] = set()
+        # parameters are visited first, so they lead
+        stack = [*reversed(self.sinks), *reversed(self.results), *reversed(self.parameters)]
+        while stack:
+            node = stack[-1]
+            waiting = [v.node for v in node.inputs if id(v.node) not in done] if id(node) not in done else ()
+            if not waiting:
+                done[id(node)] = node
+                stack.pop()
+            elif id(node) in begun:
+                raise ModelError(f"the graph has a cycle through {node}")
+            else:
+                begun.add(id(node))
+                stack += reversed(waiting)
+        return list(done.values())
 
     get_ops = nodes
     get_ordered_ops = nodes

@@ -220,7 +220,7 @@ def broadcast(*shapes: PartialShape) -> PartialShape:
     """NumPy's broadcast of all shapes. Raises ModelError if they do not go together."""
     if any(s.dims is None for s in shapes):
         return PartialShape(None)
-    if shapes and all(s.dims == shapes[0].dims for s in shapes):
+    if shapes and all(s is shapes[0] or s.dims == shapes[0].dims for s in shapes):
         return shapes[0]
     rank = max((len(s) for s in shapes), default=0)
     out: list[Dimension] = []

@@ -32,7 +32,13 @@ def transform(model: Model) -> Model:
     from lpir.passes.reshapes import resolve_reshapes
     from lpir.passes.simplify import simplify
 
+    merge_equal_nodes(model)
     clean: tuple[Pass, ...] = (fold_constants, resolve_reshapes, simplify, merge_equal_nodes, compose)
-    run(model, (*clean, fold_batch_normalization, *clean, remove_unused))
-    model.validate()
+    changed = run(model, (*clean, fold_batch_normalization))
+    if any(changed.values()):
+        run(model, clean)
+    remove_unused(model)
+    if not all(value.shape.is_static for node in model.nodes() for value in node.outputs):
+        # what was unknown may follow from what was folded
+        model.validate()
     return model

@@ -136,14 +136,15 @@ class TileGemm:
     def pack(self, w: Array) -> tuple[Array, Array]:
         """`w` [G, runs, length, N] i8 as bytes [G, blocks, steps, across, depth / 4, 16, 4], and the sum of the weights
         of each of their channels, int32 [G, blocks, across, 16]."""
-        groups, runs, length, n = w.shape
-        whole = -(-length // self.depth) * self.depth
-        padded = np.zeros((groups, runs, whole, n), np.int8)
-        padded[:, :, :length] = w
-        quads = padded.reshape(groups, -1, self.depth // 4, 4, n)
+        groups, _, length, n = w.shape
+        rest = -length % self.depth
+        # files have the channels of an output side by side: four of them are moved as one word
+        rows = np.ascontiguousarray(w.transpose(0, 3, 1, 2))
+        rows = np.pad(rows, ((0, 0), (0, 0), (0, 0), (0, rest))) if rest else rows
+        quads = rows.view(np.int32).reshape(groups, n, -1, self.depth // 4)
         index = self.first_channels[:, :, None] + np.arange(LANES)
-        packed = np.ascontiguousarray(quads[..., index].transpose(0, 4, 1, 5, 2, 6, 3))
-        return with_slack(packed), w.sum(axis=(1, 2), dtype=np.int32)[:, index]
+        packed = quads[:, index].transpose(0, 1, 4, 2, 5, 3)
+        return with_slack(packed), rows.sum(axis=(2, 3), dtype=np.int32)[:, index]
 
     def params(self, call: Call, threads: int) -> list[Word]:
         """The kernel's parameter words, for work shared by `threads`."""

@@ -8,6 +8,7 @@ overwritten.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 import numpy as np
@@ -90,11 +91,11 @@ def _listed(rows: int, stride: int, down: int, starts: Array, pixels: Array) -> 
 def _cover(steps: Array, rows: int) -> tuple[Array, Array]:
     """First step of each tile of `rows` steps, and their pixels [tiles, rows]: that of a step, or the next one."""
     begins: list[int] = []
-    at = 0
-    while at < len(steps):
+    at, known = 0, steps.tolist()
+    while at < len(known):
         # the last pixel within reach ends the tile: every row of it is followed by a pixel
-        end = int(np.searchsorted(steps, steps[at] + rows)) - 1
-        begins.append(max(int(steps[end]) - rows + 1, 0))
+        end = bisect_left(known, known[at] + rows, at) - 1
+        begins.append(max(known[end] - rows + 1, 0))
         at = end + 1
     found = np.array(begins)
     return found, np.searchsorted(steps, found[:, None] + np.arange(rows))

@@ -42,10 +42,10 @@ def refuse_weights(node: Node) -> str | None:
 
 
 def weights_of(node: Node) -> Array:
-    """The constant behind input 1, in C order."""
+    """The constant behind input 1; its bytes may lie in another order."""
     op = node.inputs[1].node.op
     assert isinstance(op, Constant)
-    return np.ascontiguousarray(op.data)
+    return op.data
 
 
 class ConvolutionInt8(Kernel):
@@ -159,7 +159,7 @@ def _tap_runs(w: Array, op: LoweredConvolution, strides: Sequence[int]) -> tuple
     sizes = kernel[:-1] if whole else kernel
     taps = grid_offsets(sizes, moves[: len(sizes)])
     grouped = w.reshape(-1, length, op.groups, outputs // op.groups).transpose(2, 0, 1, 3)
-    return tuple(int(t) for t in taps), np.ascontiguousarray(grouped)
+    return tuple(int(t) for t in taps), grouped
 
 
 KERNELS: list[Kernel] = [ConvolutionInt8(), MatMulInt8()]

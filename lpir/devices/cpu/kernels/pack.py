@@ -30,8 +30,9 @@ class PackedWeights:
 
 def with_slack(x: Array) -> Array:
     """The bytes of `x` with `SLACK` zero bytes behind them, as uint8."""
-    flat = np.ascontiguousarray(x).view(np.uint8).reshape(-1)
-    return np.concatenate([flat, np.zeros(SLACK, np.uint8)])
+    found = np.zeros(x.nbytes + SLACK, np.uint8)
+    found[: x.nbytes].view(x.dtype).reshape(x.shape)[...] = x
+    return found
 
 
 def channel_index(n: int, lanes: int, vectors: int) -> Array:

@@ -57,7 +57,7 @@ class Product:
     def finish(self) -> Epilogue:
         """The epilogue as a kernel prints it."""
         operands = self.node.inputs[2:]
-        sums = sums_range(np.concatenate(list(self.w), axis=-1), self.zero_point)
+        sums = sums_range(np.moveaxis(self.w, 0, -2).reshape(-1, self.w.shape[0] * self.w.shape[-1]), self.zero_point)
         return epilogue_of(self.epilogue, [operand_of(v, self.out) for v in operands], operands, sums)
 
     def bound(self, ctx: BuildContext) -> list[Bound]:
@@ -116,7 +116,7 @@ def gemm_builder(isa: Isa) -> Callable[..., IntGemm]:
 def as_bytes(runs: tuple[int, ...], w: Array) -> tuple[tuple[int, ...], Array]:
     """`runs` and weights [G, runs, length, N] as int8; see `byte_parts`."""
     parts = byte_parts(w)
-    return runs * len(parts), np.concatenate(parts, axis=1)
+    return runs * len(parts), np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
 def byte_parts(w: Array) -> list[Array]:

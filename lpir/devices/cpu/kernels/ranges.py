@@ -6,6 +6,7 @@ this is what saturating packs make of `rint_i32(x) + z`: two operations less on 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +38,7 @@ def value_range(expr: Expr, leaves: Mapping[int, Range]) -> Range | None:
             found = leaves.get(int(e.value or 0))
         else:
             found = _apply(e, [known[id(a)] for a in e.args], known)
-        if found is not None and not (np.all(np.isfinite(found[0])) and np.all(np.isfinite(found[1]))):
+        if found is not None and not (np.isfinite(found[0]).all() and np.isfinite(found[1]).all()):
             found = None
         if found is not None and e.type == i32 and (found[0].min() < -SAFE or found[1].max() > SAFE):
             found = None
@@ -77,11 +78,11 @@ def _apply(e: Expr, given: list[Range | None], known: Mapping[int, Range | None]
         largest = np.maximum(a * a, b * b)
         return np.where((a <= 0) & (b >= 0), 0.0, np.minimum(a * a, b * b)), largest
     if fn == "div" and np.min(c) > 0:
-        quotients = np.stack(np.broadcast_arrays(a / c, a / d, b / c, b / d))
-        return quotients.min(0), quotients.max(0)
+        quotients = (a / c, a / d, b / c, b / d)
+        return functools.reduce(np.minimum, quotients), functools.reduce(np.maximum, quotients)
     if fn == "mul":
-        products = np.stack(np.broadcast_arrays(a * c, a * d, b * c, b * d))
-        return products.min(0), products.max(0)
+        products = (a * c, b * c) if c is d else (a * c, b * c, a * d, b * d)
+        return functools.reduce(np.minimum, products), functools.reduce(np.maximum, products)
     if fn == "minimum":
         return np.minimum(a, c), np.minimum(b, d)
     if fn == "maximum":
@@ -160,9 +161,11 @@ def largest_code(value: Value) -> int:
 
 def sums_range(w: Array, zero_point: int | Array) -> Range:
     """Smallest and largest `sum((x - zero_point) * w)` of u8 `x` for each output channel, the last axis of `w`."""
-    rows = w.reshape(-1, w.shape[-1])
-    # bytes are added up as they are: a copy in float64 would be eight times as large
-    kind = np.int32 if w.dtype == np.int8 else np.int64
-    high = np.maximum(rows, 0).sum(0, dtype=kind).astype(np.float64)
-    low = rows.sum(0, dtype=kind) - high
+    # files have the weights of a channel side by side
+    rows = np.moveaxis(w, -1, 0).reshape(w.shape[-1], -1)
+    # bytes are added up as they are: a copy in float64 would be eight times as large; 128 is a byte without a sign
+    is_bytes = w.dtype == np.int8
+    sizes, kind = (np.abs(rows).view(np.uint8), np.int32) if is_bytes else (np.abs(rows), np.int64)
+    total, size = (part.sum(1, dtype=kind).astype(np.float64) for part in (rows, sizes))
+    low, high = (total - size) / 2, (total + size) / 2
     return low * (255 - zero_point) - high * zero_point, high * (255 - zero_point) - low * zero_point

@@ -88,7 +88,7 @@ def epilogue_of(expr: Expr, kinds: Sequence[Operand], values: Sequence[Value], s
     for i, value in enumerate(values, 1):
         data = constant_data(value)
         if data is not None:
-            leaves[i] = (data.astype(np.float64), data.astype(np.float64))
+            leaves[i] = (data.astype(np.float64),) * 2
         elif value.element_type in (u8, i8):
             low, high = value.element_type.limits
             leaves[i] = (np.asarray(float(low)), np.asarray(float(high)))
