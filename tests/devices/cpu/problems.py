@@ -214,6 +214,13 @@ def _products() -> Iterator[Problem]:
             b = _weights(n, k) if transpose else _weights(k, n)
             op = LoweredMatMul(transpose, 101, 0, REQUANT)
             yield Problem(f"matmul {m}x{k}x{n}", op, (_codes(m, k), b, *_channels(n)), (1, 2, 3))
+    # few products a sum, many rows: channels are one or more blocks of 64, and up to two tiles of 16
+    for m, k, n in [(256, 16, 96), (67, 24, 144), (64, 61, 16), (131, 32, 32), (49, 160, 112), (33, 192, 100)]:
+        op = LoweredMatMul(False, 101, 0, REQUANT)
+        yield Problem(f"matmul {m}x{k}x{n}", op, (_codes(m, k), _weights(k, n), *_channels(n)), (1, 2, 3))
+    for extreme, (code, fill) in EXTREMES.items():
+        inputs = (_codes(70, 64, fill=code), _weights(64, 80, fill=fill), *_channels(80))
+        yield Problem(f"matmul 70x64x80, {extreme}", LoweredMatMul(False, 0, 0, REQUANT), inputs, (1, 2, 3))
     for extreme, (code, fill) in EXTREMES.items():
         inputs = (_codes(3, 4608, fill=code), _weights(4608, 21, fill=fill))
         yield Problem(f"matmul 3x4608x21, {extreme}", LoweredMatMul(False, 0, 0, ACC), inputs, (1,))

@@ -9,18 +9,21 @@ from hypothesis import strategies as st
 
 from lpir.devices.cpu.codegen.jit import assembly
 from lpir.devices.cpu.isa import by_name
-from lpir.devices.cpu.kernels import amx_gemm
+from lpir.devices.cpu.kernels import amx_gemm, amx_wide
+from lpir.devices.cpu.kernels.amx_gemm import LANES
 from lpir.devices.cpu.kernels.amx_rows import MOST, tile_rows
+from lpir.devices.cpu.kernels.amx_wide import WIDE
 from lpir.devices.cpu.kernels.convolution_amx import ConvolutionAmx, MatMulAmx
 from lpir.devices.cpu.kernels.epilogue import Epilogue, Operand
 from lpir.devices.cpu.kernels.rows import grid_offsets
 from lpir.ir.types import f32
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul
-from lpir.scalar.expr import Expr, cast
+from lpir.scalar.expr import Expr, cast, input_, rint_i32
 from tests.devices.cpu.harness import Array, make_node, run
 from tests.devices.cpu.test_convolution_int8 import ACC, REQUANT, RESIDUAL, codes, convolution, weights
 
 AMX = by_name("amx")
+SATURATED = Epilogue(rint_i32(cast(ACC, f32) * input_(1) + input_(2)), [Operand("vector", f32)] * 2, saturate=True)
 needs_amx = pytest.mark.skipif(not AMX.available(), reason="this machine has no AMX")
 
 GEOMETRIES: dict[str, tuple[tuple[int, ...], tuple[int, ...], LoweredConvolution]] = {
@@ -218,3 +221,33 @@ def test_blocks_cover_every_channel(n: int) -> None:
     first = amx_gemm.first_channels(n, across, n >= 16 * across)
     held = (first[:, :, None] + np.arange(16)).reshape(-1)
     assert set(held.tolist()) == set(range(n))
+
+
+@given(st.integers(16, 300), st.integers(1, 190))
+def test_every_weight_of_wide_blocks_has_its_place(n: int, length: int) -> None:
+    offsets = np.arange(64) * length
+    if amx_wide.refuse(64, n, length, SATURATED):
+        assert n < WIDE or length > 190
+        return
+    w = np.random.default_rng(n).integers(-128, 128, (length, n)).astype(np.int8)
+    gemm = amx_wide.build(AMX, offsets, n, length, SATURATED)
+    packed, sums = gemm.pack_wide(w)
+    order = gemm.order
+    assert set(order.tolist()) == set(range(n))
+    assert np.array_equal(sums, w.sum(0)[order])
+    padded = np.zeros((len(gemm.offsets) * gemm.depth, n), np.int8)
+    padded[:length] = w
+    at = 0
+    for first in range(0, len(order), WIDE):
+        lanes = order[first : first + WIDE]
+        # [steps, tiles, depth / 4, 16, 4]
+        shape = (len(gemm.offsets), len(lanes) // LANES, gemm.depth // 4, LANES, 4)
+        block = packed[at : at + int(np.prod(shape))].view(np.int8).reshape(shape)
+        assert np.array_equal(block.transpose(0, 2, 4, 1, 3).reshape(-1, len(lanes)), padded[:, lanes])
+        at += block.size
+
+
+def test_results_of_64_channels_are_stored_as_they_are_packed() -> None:
+    text = assembly([amx_wide.build(AMX, np.arange(64) * 16, 64, 16, SATURATED).kernel.text], AMX)
+    assert "vpackuswb" in text
+    assert "vperm" not in text

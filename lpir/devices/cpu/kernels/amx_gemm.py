@@ -38,7 +38,7 @@ DEPTH = 64  # bytes of a row that a tile holds
 # vectors that are finished side by side: their operations hide each other's latency
 TOGETHER = 8
 # bytes that stay in the first and in the second cache, and weights that do without being asked for
-L1, L2, SMALL_WEIGHTS = 40 * 1024, 1024 * 1024, 512 * 1024
+L1, L2, SMALL_WEIGHTS = 40 * 1024, 1024 * 1024, 96 * 1024
 # what a byte from outside of a core's own caches costs, in bytes of the second one
 FAR = 5
 # and one that another core wrote, in bytes from outside
