@@ -12,6 +12,7 @@ from lpir.cli._options import AsIs, Config, Isa, ModelPath, Shapes, Threads, che
 EXAMPLES = """
 lpir compile int8.xml -o net.so               net.so and net.h, for C and Python
 lpir compile int8.xml -o net.so --isa avx2    for processors without AVX-512
+lpir compile int8.xml -o net.so --isa neon_dot --threads 4    for a board with Arm's Cortex-A76
 lpir compile model.onnx -o net.so -s 1,3,224,224
 """
 
@@ -38,17 +39,16 @@ def command(
     The library runs without LLVM. C programs use it through the header (cc main.c ./net.so
     -Wl,-rpath,'$ORIGIN'), Python through Core().import_model. --threads is the most that one inference may use.
     """
-    import lpir
+    from lpir.runtime import registry
     from lpir.runtime.cache import write_file
 
     check_output(output, ".so")
-    compiled = lpir.compile_model(load(model, shape), "CPU", configuration(threads, isa, as_is, config))
-    name = c_name(prefix or output.stem)
-    library = compiled.executable.export_model(name, output.name)
-    header = output.with_suffix(".h")
-    write_file(header, compiled.executable.header(name).encode())
-    write_file(output, library)
-    print(f"{output}: {len(library) / 1e6:.1f} MB for {compiled.get_property('ISA')}, functions {name}_*; {header}")
+    device, name, header = registry.load("CPU"), c_name(prefix or output.stem), output.with_suffix(".h")
+    values = device.configure(configuration(threads, isa, as_is, config))
+    made = device.export(load(model, shape), values, name, output.name)
+    write_file(header, made.header.encode())
+    write_file(output, made.library)
+    print(f"{output}: {len(made.library) / 1e6:.1f} MB for {made.made_for}, functions {name}_*; {header}")
 
 
 def c_name(text: str) -> str:

@@ -87,6 +87,15 @@ class Executable(ABC):
         raise UnsupportedError("this compiled model has no C header")
 
 
+@record
+class Exported:
+    """A compiled model as a library, its C header, and what it was made for."""
+
+    library: bytes
+    header: str
+    made_for: str
+
+
 class Device(ABC):
     """A device: two methods, and the properties it understands."""
 
@@ -100,6 +109,15 @@ class Device(ABC):
     @abstractmethod
     def compile(self, model: Model, config: Mapping[str, Any]) -> Executable:
         """Prepares `model`, which the device may keep and must not change. `config` has a value for each property."""
+
+    def export(self, model: Model, config: Mapping[str, Any], prefix: str, soname: str) -> Exported:
+        """The library of a model, whose functions start with `prefix`. What it is made for may be another machine.
+
+        Raises UnsupportedError that says why there is none.
+        """
+        made = self.compile(model, config)
+        library, header = made.export_model(prefix, soname), made.header(prefix)
+        return Exported(library, header, str(made.properties().get("ISA", self.name)))
 
     def import_model(
         self, source: bytes | Path, config: Mapping[str, Any], key: bytes | None = None

@@ -32,6 +32,14 @@ def test_a_prefix_and_an_instruction_set(call: Call, tmp_path: Path) -> None:
     assert lpir.Core().import_model(tmp_path / "a.so").get_property("ISA") == "generic"
 
 
+def test_a_library_for_another_machine(call: Call, tmp_path: Path) -> None:
+    lpir.save_model(mobile_block(), tmp_path / "block.xml")
+    outcome = call("compile", str(tmp_path / "block.xml"), "--isa", "neon_i8mm", "-o", str(tmp_path / "arm.so"))
+    assert outcome.code == 0, outcome.err
+    assert "for neon_i8mm, functions arm_*" in outcome.out
+    assert "arm_run(" in (tmp_path / "arm.h").read_text()
+
+
 def test_what_cannot_be_written_is_said_first(call: Call, tmp_path: Path) -> None:
     lpir.save_model(mobile_block(), tmp_path / "block.xml")
     for name in ("a.dll", "missing/a.so"):

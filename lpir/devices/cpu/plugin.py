@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from lpir.devices.cpu.aot import checks
 from lpir.devices.cpu.threads import executor, start_executor, threads_and_streams
 from lpir.ir.model import Model
-from lpir.runtime.device import Capabilities, Device, Executable
+from lpir.runtime.device import Capabilities, Device, Executable, Exported
 from lpir.runtime.properties import Property
 
 INTEGER_OPERATIONS = frozenset(
@@ -81,6 +81,15 @@ class CpuDevice(Device):
         finally:
             # a forked child would not have that thread
             executor()
+
+    def export(self, model: Model, config: Mapping[str, Any], prefix: str, soname: str) -> Exported:
+        from lpir.devices.cpu.isa import by_name
+
+        if config["ISA"] == "auto" or by_name(config["ISA"]).available():
+            return super().export(model, config, prefix, soname)
+        from lpir.devices.cpu.aot.cross import cross_compile
+
+        return Exported(*cross_compile(model, config, prefix, soname), config["ISA"])
 
     def import_model(
         self, source: bytes | Path, config: Mapping[str, Any], key: bytes | None = None

@@ -12,11 +12,12 @@ import json
 import math
 import struct
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from lpir.devices.cpu.aot import checks
+from lpir.devices.cpu.aot.checks import arm_checks, checks
 from lpir.devices.cpu.aot.header import header_text
 from lpir.devices.cpu.aot.interface import FUNCTIONS, MODEL, interface_text
 from lpir.devices.cpu.aot.seal import FORMAT, seal
@@ -26,7 +27,8 @@ from lpir.devices.cpu.codegen.jit import Jit, links_objects, object_file
 from lpir.devices.cpu.isa import Isa, by_name
 from lpir.devices.cpu.linker.elf import Object, Relocation, Section, Symbol, read_object
 from lpir.devices.cpu.linker.library import shared_library
-from lpir.devices.cpu.linker.link import CONSTANTS, PAGE, R_64
+from lpir.devices.cpu.linker.link import CONSTANTS
+from lpir.devices.cpu.linker.target import Target, target_of
 from lpir.devices.cpu.plan import CONSTANTS as CONSTANTS_BUFFER
 from lpir.devices.cpu.plan import MAPPED, Callback, NativeSegment, Plan, Slot
 from lpir.devices.cpu.profile import Layer
@@ -42,7 +44,8 @@ DATA, READ, WEIGHTS, TABLES = range(4)
 class _Writer:
     """Bytes of a section with addresses in them."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target) -> None:
+        self.target = target
         self.data = bytearray()
         self.relocations: list[Relocation] = []
 
@@ -54,19 +57,30 @@ class _Writer:
         self.data += struct.pack("<Q", value & (2**64 - 1))
 
     def address(self, symbol: Symbol, addend: int = 0) -> None:
-        self.relocations.append(Relocation(len(self.data), R_64, symbol, addend))
+        self.relocations.append(Relocation(len(self.data), self.target.absolute, symbol, addend))
         self.word(0)
 
 
 def build(
-    model: Model, plan: Plan, isa: Isa, threads: int, code: Jit, explanation: Explanation, prefix: str, soname: str
+    model: Model,
+    plan: Plan,
+    isa: Isa,
+    threads: int,
+    code: Jit | None,
+    explanation: Explanation,
+    prefix: str,
+    soname: str,
 ) -> bytes:
-    """The library. Raises UnsupportedError that names the operations which have no native code."""
+    """The library; `code`: where its kernels are compiled already. Raises UnsupportedError that names the operations
+    which have no native code."""
     _check(plan, isa)
-    steps = [s for g in plan.segments if isinstance(g, NativeSegment) for s in g.steps]
-    kernels = code.objects(dict.fromkeys(s.code.symbol for s in steps))
+    texts = {s.code.symbol: s.code.text for g in plan.segments if isinstance(g, NativeSegment) for s in g.steps}
+    if code is not None and links_objects():
+        kernels = code.objects(texts)
+    else:
+        kernels = [object_file(text, isa) for text in texts.values()]
     info = json.dumps(describe(model, plan, isa, threads, explanation)).encode()
-    objects = [read_object(o) for o in (*kernels, *_runtime())]
+    objects = [read_object(o) for o in (*kernels, *_runtime(_arch(isa)))]
     objects.append(_data(model, plan, isa, threads, info))
     exports = {f"{prefix}_{name}": symbol for name, symbol in FUNCTIONS.items()}
     exports |= {
@@ -132,20 +146,29 @@ def _check(plan: Plan, isa: Isa) -> None:
     if callbacks:
         kinds = ", ".join(sorted({n.op.type_name for n in callbacks}))
         raise UnsupportedError(f"the model cannot be a library: no native code for {kinds} on {isa.name}")
-    if not links_objects() or isa.name not in checks.NEEDS:
-        raise UnsupportedError("the model cannot be a library: they are only made on Linux x86-64")
+    target_of(isa.triple)
+
+
+def _arch(isa: Isa) -> str:
+    """The processor's family, also that of an ISA for any."""
+    return isa.triple.split("-")[0]
 
 
 @functools.cache
-def _runtime() -> tuple[bytes, ...]:
-    """Objects of the executor and of the C interface, for any x86-64."""
-    generic = by_name("generic")
-    return object_file(executor_text(), generic), object_file(interface_text(), generic)
+def _runtime(arch: str) -> tuple[bytes, ...]:
+    """Objects of the executor and of the C interface, for any processor of a family."""
+    plain = replace(by_name("neon_dot"), features="") if arch == "aarch64" else by_name("generic")
+    return object_file(executor_text("linux", arch), plain), object_file(interface_text(arch), plain)
+
+
+def _checks(isa: Isa) -> list[bytes]:
+    return arm_checks(isa.requires) if _arch(isa) == "aarch64" else checks(isa.name)
 
 
 def _data(model: Model, plan: Plan, isa: Isa, threads: int, info: bytes) -> Object:
     """Tables and constants. Pointers are in the section that becomes read-only once they are set."""
-    data, read = _Writer(), _Writer()
+    target = target_of(isa.triple)
+    data, read = _Writer(target), _Writer(target)
     at: dict[str, int] = {}
     counts: dict[str, int] = {}
     fixups = _words(data, plan, at, counts)
@@ -154,7 +177,7 @@ def _data(model: Model, plan: Plan, isa: Isa, threads: int, info: bytes) -> Obje
         places[which] = Symbol("", DATA, data.align())
         counts[which] = len(values)
         _tensors(data, read, values, slots)
-    tables = (("fixups", [struct.pack("<I", f) for f in fixups]), ("checks", checks.checks(isa.name)))
+    tables = (("fixups", [struct.pack("<I", f) for f in fixups]), ("checks", _checks(isa)))
     for name, rows in tables:
         places[name] = Symbol("", READ, read.align())
         counts[name] = len(rows)
@@ -174,10 +197,10 @@ def _data(model: Model, plan: Plan, isa: Isa, threads: int, info: bytes) -> Obje
     sections = (
         Section(".data.rel.ro", bytes(data.data), 64, False, True, tuple(data.relocations)),
         Section(".rodata", bytes(read.data), 64, False, False, ()),
-        Section(CONSTANTS, weights, PAGE, False, False, ()),
-        *(Section(CONSTANTS, x.reshape(-1).view(np.uint8).data, PAGE, False, False, ()) for x in plan.mapped),
+        Section(CONSTANTS, weights, target.page, False, False, ()),
+        *(Section(CONSTANTS, x.reshape(-1).view(np.uint8).data, target.page, False, False, ()) for x in plan.mapped),
     )
-    return Object(sections, (Symbol("lpir_model", DATA, root),))
+    return Object(sections, (Symbol("lpir_model", DATA, root),), target)
 
 
 def _words(data: _Writer, plan: Plan, at: dict[str, int], counts: dict[str, int]) -> list[int]:

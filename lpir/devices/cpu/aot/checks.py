@@ -9,8 +9,10 @@ from __future__ import annotations
 import platform
 import struct
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+from lpir.devices.cpu.codegen.processor import AT_HWCAP, AT_HWCAP2, HWCAP, HWCAP2
 from lpir.devices.cpu.permission import may_use_tiles
 
 A, B, C, D = range(4)
@@ -56,7 +58,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "avx512_vnni": (*V4, "avx512vnni"),
     "amx": (*V4, "avx512vnni", "amx-tile", "amx-int8", "amx-bf16"),
 }
-# every instruction set; those of Arm make no libraries
+# every instruction set
 NAMES = (*NEEDS, "neon_dot", "neon_i8mm")
 # registers that the system must save: SSE and AVX; with AVX-512 also masks and upper halves; with AMX tiles (XCR0)
 YMM, ZMM, TMM = 0x06, 0xE6, 0x600E6
@@ -85,6 +87,15 @@ def checks(isa: str) -> list[bytes]:
         if tiles:
             found.append(CHECK.pack(PERMISSION, 0, A, 1))
     return found
+
+
+def arm_checks(features: Iterable[str]) -> list[bytes]:
+    """The same for AArch64: bits of the words that the system tells of the processor."""
+    masks = {AT_HWCAP: 0, AT_HWCAP2: 0}
+    for feature in features:
+        kind, bits = (AT_HWCAP, HWCAP) if feature in HWCAP else (AT_HWCAP2, HWCAP2)
+        masks[kind] |= 1 << bits[feature]
+    return [CHECK.pack(kind, 0, 0, mask) for kind, mask in masks.items() if mask]
 
 
 def host() -> str | None:

@@ -60,34 +60,8 @@ def _own(name: str) -> str:
 
 _PERMIT = f"i64 (i64, ...) @syscall(i64 {ARCH_PRCTL}, i64 {REQUEST_PERMISSION}, i64 {TILE_DATA})"
 _CPUID = '"={ax},={bx},={cx},={dx},{ax},{cx}"'
-_SUPPORTED = f"""
-declare ptr @calloc(i64, i64)
-declare void @free(ptr)
-declare i64 @syscall(i64, ...)
-declare void @submit(ptr, ptr, i64)
-declare void @worker(ptr, i64)
-declare void @stop(ptr)
-@lpir_model = external hidden global [{len(MODEL)} x i64]
-
-; a check is four i32: leaf of cpuid ({STATES}: xgetbv, {PERMISSION}: tiles are permitted), subleaf, register, bits
-; that must be set
-define i32 @lpir_c_supported() {{
-entry:
-{_field("checks")}{_field("checks_count")}  br label %head
-head:
-  %i = phi i64 [ 0, %entry ], [ %next, %after ]
-  %more = icmp slt i64 %i, %checks_count
-  br i1 %more, label %check, label %yes
-check:
-  %at = getelementptr [4 x i32], ptr %checks, i64 %i
-  %leaf = load i32, ptr %at, align 4
-  %sub.at = getelementptr i32, ptr %at, i64 1
-  %sub = load i32, ptr %sub.at, align 4
-  %reg.at = getelementptr i32, ptr %at, i64 2
-  %reg = load i32, ptr %reg.at, align 4
-  %mask.at = getelementptr i32, ptr %at, i64 3
-  %mask = load i32, ptr %mask.at, align 4
-  %permission = icmp eq i32 %leaf, {PERMISSION}
+# what a check reads, into %bits
+_READ_X86 = f"""  %permission = icmp eq i32 %leaf, {PERMISSION}
   br i1 %permission, label %ask, label %processor
 ask:
   %refused = call {_PERMIT}
@@ -116,7 +90,39 @@ id:
   br label %after.read
 after.read:
   %bits = phi i32 [ %grant, %ask ], [ %state, %states ], [ %abcd, %id ]
-  %set = and i32 %bits, %mask
+"""
+_READ_ARM = """  %kind = zext i32 %leaf to i64
+  %word = call i64 @getauxval(i64 %kind)
+  %bits = trunc i64 %word to i32
+"""
+_SUPPORTED = f"""
+declare ptr @calloc(i64, i64)
+declare void @free(ptr)
+{{DECLARE}}
+declare void @submit(ptr, ptr, i64)
+declare void @worker(ptr, i64)
+declare void @stop(ptr)
+@lpir_model = external hidden global [{len(MODEL)} x i64]
+
+; a check is four i32: leaf of cpuid ({STATES}: xgetbv, {PERMISSION}: tiles are permitted), subleaf, register, bits
+; that must be set. On Arm: kind of the word that the system tells of the processor, 0, 0, bits
+define i32 @lpir_c_supported() {{
+entry:
+{_field("checks")}{_field("checks_count")}  br label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %next, %after ]
+  %more = icmp slt i64 %i, %checks_count
+  br i1 %more, label %check, label %yes
+check:
+  %at = getelementptr [4 x i32], ptr %checks, i64 %i
+  %leaf = load i32, ptr %at, align 4
+  %sub.at = getelementptr i32, ptr %at, i64 1
+  %sub = load i32, ptr %sub.at, align 4
+  %reg.at = getelementptr i32, ptr %at, i64 2
+  %reg = load i32, ptr %reg.at, align 4
+  %mask.at = getelementptr i32, ptr %at, i64 3
+  %mask = load i32, ptr %mask.at, align 4
+{{READ}}  %set = and i32 %bits, %mask
   %all = icmp eq i32 %set, %mask
   br i1 %all, label %after, label %no
 after:
@@ -292,6 +298,9 @@ never:
 """
 
 
-def interface_text() -> str:
-    """LLVM text that defines `FUNCTIONS`, on top of the executor's."""
-    return f"{QUICK}\n" + _SUPPORTED + _CREATE + _RUN + _tensors("inputs") + _tensors("outputs")
+def interface_text(arch: str = "x86_64") -> str:
+    """LLVM text that defines `FUNCTIONS`, on top of the executor's; `arch` is that of an ISA."""
+    on_arm = arch == "aarch64"
+    supported = _SUPPORTED.replace("{READ}", _READ_ARM if on_arm else _READ_X86)
+    supported = supported.replace("{DECLARE}", f"declare i64 @{'getauxval(i64' if on_arm else 'syscall(i64, ...'})")
+    return f"{QUICK}\n" + supported + _CREATE + _RUN + _tensors("inputs") + _tensors("outputs")

@@ -34,8 +34,10 @@ HEADER_BYTES = 448
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 _PAUSE = {
     "x86_64": 'call void asm sideeffect "pause", "~{memory}"()',
-    "aarch64": 'call void asm sideeffect "yield", "~{memory}"()',
+    # `yield`; as assembly it would need LLVM's parser, which is there for this machine only
+    "aarch64": "call void @llvm.aarch64.hint(i32 1)",
 }
+_HINT = "declare void @llvm.aarch64.hint(i32)"
 
 # memory orders are spelled out: job and barrier numbers publish everything written before them
 _TEXT = (
@@ -304,12 +306,13 @@ def executor_text(system: str = sys.platform, machine: str = "") -> str:
     machine = machine or platform.machine()
     yield_ = "%idle = call i32 @sched_yield()"
     pause = _PAUSE.get(machine, yield_.replace("idle", "paused"))
+    hint = _HINT if machine == "aarch64" else ""
     if not system.startswith("linux") or machine not in _FUTEX:
-        return _TEXT.format(declare="", pause=pause, sleep=yield_, wake="", sleep_done=yield_, wake_done="")
+        return _TEXT.format(declare=hint, pause=pause, sleep=yield_, wake="", sleep_done=yield_, wake_done="")
     # FUTEX_WAIT_PRIVATE = 128, FUTEX_WAKE_PRIVATE = 129; the low half of a word comes first on both machines
     call = f"call i64 (i64, ...) @syscall(i64 {_FUTEX[machine]}, ptr"
     return _TEXT.format(
-        declare="declare i64 @syscall(i64, ...)",
+        declare=f"declare i64 @syscall(i64, ...)\n{hint}",
         pause=pause,
         sleep=f"%slept = {call} %word, i64 128, i32 %seen, ptr null)",
         wake=f"%woken = {call} %word, i64 129, i64 2147483647)",

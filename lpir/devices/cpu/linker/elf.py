@@ -1,4 +1,4 @@
-"""Relocatable ELF files for x86-64, as LLVM writes them: the parts that a linker needs.
+"""Relocatable ELF files for x86-64 and AArch64, as LLVM writes them: the parts that a linker needs.
 
 Layouts are those of the System V ABI (gABI chapters 4 and 5, and the x86-64 psABI, section 4.4).
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from lpir.devices.cpu.linker.target import TARGETS, X86, Target
 from lpir.errors import FileError, UnsupportedError
 from lpir.record import record
 
 MAGIC = b"\x7fELF"
-ET_REL, ET_DYN, EM_X86_64 = 1, 3, 62
+ET_REL, ET_DYN = 1, 3
 SHT_PROGBITS, SHT_SYMTAB, SHT_RELA, SHT_NOBITS = 1, 2, 4, 8
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 1, 2, 4
 SHN_UNDEF, SHN_ABS, SHN_COMMON = 0, 0xFFF1, 0xFFF2
@@ -39,7 +40,7 @@ class Symbol:
 
 @record
 class Relocation:
-    """Bytes at `offset` of a section that depend on where `symbol` comes to lie; `kind` is R_X86_64_*."""
+    """Bytes at `offset` of a section that depend on where `symbol` comes to lie; `kind` is the target's number."""
 
     offset: int
     kind: int
@@ -65,6 +66,7 @@ class Object:
 
     sections: tuple[Section, ...]
     symbols: tuple[Symbol, ...]
+    target: Target = TARGETS[X86.machine]
 
 
 @record
@@ -96,7 +98,7 @@ def read_object(data: bytes) -> Object:
 def _read(data: bytes) -> Object:
     if data[:4] != MAGIC:
         raise FileError("not an ELF file")
-    raw = _sections(data)
+    raw, target = _sections(data)
     places = {index: place for place, index in enumerate(i for i, s in enumerate(raw) if s.is_loaded)}
     tables = [s for s in raw if s.kind == SHT_SYMTAB]
     symbols = list(_symbols(tables[0].data, raw[tables[0].link].data, places)) if tables else []
@@ -114,21 +116,21 @@ def _read(data: bytes) -> Object:
         sections.append(Section(section.name, section.data, max(section.alignment, 1), code, writable, own))
     if any(s.kind == SHT_NOBITS and s.flags & SHF_ALLOC and s.data for s in raw):
         raise UnsupportedError("the object has memory of its own that starts as zeros")
-    return Object(tuple(sections), tuple(s for s in symbols if s.section is not None and s.name))
+    return Object(tuple(sections), tuple(s for s in symbols if s.section is not None and s.name), target)
 
 
-def _sections(data: bytes) -> list[_Raw]:
+def _sections(data: bytes) -> tuple[list[_Raw], Target]:
     header = HEADER.unpack_from(data)
     kind, machine, at, size, count, names = header[1], header[2], header[6], header[11], header[12], header[13]
-    if (kind, machine) != (ET_REL, EM_X86_64):
-        raise UnsupportedError(f"not a relocatable object for x86-64 (type {kind}, machine {machine})")
+    if kind != ET_REL or machine not in TARGETS:
+        raise UnsupportedError(f"not a relocatable object for x86-64 or AArch64 (type {kind}, machine {machine})")
     heads = [SECTION.unpack_from(data, at + size * i) for i in range(count)]
     strings = data[heads[names][4] : heads[names][4] + heads[names][5]]
     found = []
     for name, what, flags, _, offset, length, link, info, alignment, _ in heads:
         body = bytes(min(length, 1)) if what == SHT_NOBITS else data[offset : offset + length]
         found.append(_Raw(_text(strings, name), what, flags, body, link, info, alignment))
-    return found
+    return found, TARGETS[machine]
 
 
 def _symbols(table: bytes, strings: bytes, places: dict[int, int]) -> Iterator[Symbol]:

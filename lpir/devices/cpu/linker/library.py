@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lpir.devices.cpu.linker.elf import (
-    EM_X86_64,
     ET_DYN,
     HEADER,
     MAGIC,
@@ -28,7 +27,8 @@ from lpir.devices.cpu.linker.elf import (
     SYMBOL,
     Object,
 )
-from lpir.devices.cpu.linker.link import PAGE, Fixup, Image, fixup_count, link, undefined
+from lpir.devices.cpu.linker.link import Fixup, Image, fixup_count, link, target_of_all, undefined
+from lpir.devices.cpu.linker.target import Target
 
 PROGRAM = struct.Struct("<IIQQQQQQ")
 PT_LOAD, PT_DYNAMIC, PT_GNU_STACK, PT_GNU_RELRO = 1, 2, 0x6474E551, 0x6474E552
@@ -37,7 +37,6 @@ SHT_STRTAB, SHT_RELA, SHT_HASH, SHT_DYNAMIC, SHT_DYNSYM = 3, 4, 5, 6, 11
 DT_NULL, DT_HASH, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_RELAENT = 0, 4, 5, 6, 7, 8, 9
 DT_STRSZ, DT_SYMENT, DT_SONAME, DT_FLAGS = 10, 11, 14, 30
 DF_BIND_NOW = 8
-R_X86_64_64, R_X86_64_RELATIVE = 1, 8
 PROGRAMS = 7
 DYNAMIC = struct.Struct("<QQ")
 
@@ -59,7 +58,7 @@ def shared_library(objects: Sequence[Object], exports: Mapping[str, str], soname
 
     Raises UnsupportedError when the objects hold what the linker does not know, KeyError for an unknown export.
     """
-    imports = undefined(objects)
+    imports, target = undefined(objects), target_of_all(objects)
     strings, offsets = _strings((*imports, *exports, soname))
     sizes = {
         ".hash": 4 * (2 + 1 + 1 + len(imports) + len(exports)),
@@ -79,12 +78,12 @@ def shared_library(objects: Sequence[Object], exports: Mapping[str, str], soname
         _Table(".dynsym", SHT_DYNSYM, _dynsym(image, imports, exports, offsets, functions), SYMBOL.size, 2),
         _Table(".dynstr", SHT_STRTAB, strings),
         _Table(".hash", SHT_HASH, _hash((*imports, *exports)), 4, 1),
-        _Table(".rela.dyn", SHT_RELA, _rela(image.fixups, imports), RELA.size, 1),
+        _Table(".rela.dyn", SHT_RELA, _rela(image.fixups, imports, target), RELA.size, 1),
     ]
     for table in tables:
         assert len(table.data) == sizes[table.name]
         table.at = places[table.name]
-    return _assemble(image, tables, dynamic, _dynamic(places, sizes, offsets[soname]))
+    return _assemble(image, tables, dynamic, _dynamic(places, sizes, offsets[soname]), target)
 
 
 def _strings(names: Sequence[str]) -> tuple[bytes, dict[str, int]]:
@@ -127,11 +126,11 @@ def _hash(names: Sequence[str]) -> bytes:
     return struct.pack(f"<{3 + count}I", 1, count, min(count - 1, 1), *chain)
 
 
-def _rela(fixups: Sequence[Fixup], imports: Sequence[str]) -> bytes:
+def _rela(fixups: Sequence[Fixup], imports: Sequence[str], target: Target) -> bytes:
     index = {name: i + 1 for i, name in enumerate(imports)}
     data = b""
     for fixup in fixups:
-        info = index[fixup.symbol] << 32 | R_X86_64_64 if fixup.symbol else R_X86_64_RELATIVE
+        info = index[fixup.symbol] << 32 | target.absolute if fixup.symbol else target.dynamic_relative
         data += RELA.pack(fixup.offset, info, fixup.addend)
     return data
 
@@ -153,17 +152,17 @@ def _dynamic(places: dict[str, int], sizes: dict[str, int], soname: int) -> byte
     return b"".join(DYNAMIC.pack(*e) for e in entries)
 
 
-def _assemble(image: Image, tables: Sequence[_Table], dynamic: int, dynamic_data: bytes) -> bytearray:
+def _assemble(image: Image, tables: Sequence[_Table], dynamic: int, dynamic_data: bytes, target: Target) -> bytearray:
     pieces, names = _section_headers(image, tables, dynamic, len(dynamic_data))
     headers_at = -(-(image.end + len(names)) // 8) * 8
     out = bytearray(headers_at)
     count = len(pieces) // SECTION.size
     ident = MAGIC + bytes([2, 1, 1, 0]) + bytes(8)
     HEADER.pack_into(
-        out, 0, ident, ET_DYN, EM_X86_64, 1, 0, HEADER.size, headers_at, 0,
+        out, 0, ident, ET_DYN, target.machine, 1, 0, HEADER.size, headers_at, 0,
         HEADER.size, PROGRAM.size, PROGRAMS, SECTION.size, count, count - 1,
     )  # fmt: skip
-    out[HEADER.size : HEADER.size + PROGRAM.size * PROGRAMS] = _programs(image, dynamic, len(dynamic_data))
+    out[HEADER.size : HEADER.size + PROGRAM.size * PROGRAMS] = _programs(image, dynamic, len(dynamic_data), target.page)
     for table in tables:
         out[table.at : table.at + len(table.data)] = table.data
     out[image.start : image.end] = image.memory
@@ -173,14 +172,14 @@ def _assemble(image: Image, tables: Sequence[_Table], dynamic: int, dynamic_data
     return out
 
 
-def _programs(image: Image, dynamic: int, dynamic_size: int) -> bytes:
+def _programs(image: Image, dynamic: int, dynamic_size: int, page: int) -> bytes:
     flags = {"read": PF_R, "code": PF_R | PF_X, "data": PF_R | PF_W, "constants": PF_R}
     data = b""
     for part, (begin, end) in image.parts.items():
         first = 0 if part == "read" else begin
-        data += PROGRAM.pack(PT_LOAD, flags[part], first, first, first, end - first, end - first, PAGE)
+        data += PROGRAM.pack(PT_LOAD, flags[part], first, first, first, end - first, end - first, page)
     begin, end = image.parts["data"]
-    whole = -(-(end - begin) // PAGE) * PAGE
+    whole = -(-(end - begin) // page) * page
     data += PROGRAM.pack(PT_DYNAMIC, PF_R | PF_W, dynamic, dynamic, dynamic, dynamic_size, dynamic_size, 8)
     data += PROGRAM.pack(PT_GNU_RELRO, PF_R, begin, begin, begin, end - begin, whole, 1)
     return data + PROGRAM.pack(PT_GNU_STACK, PF_R | PF_W, 0, 0, 0, 0, 0, 16)

@@ -1,25 +1,21 @@
-"""A small linker for x86-64: places sections of relocatable objects, and makes them fit each other.
+"""A small linker: places sections of relocatable objects, and makes them fit each other.
 
 The image is position-independent: what depends on where it is loaded, or on functions of the C library, is left in a
 list of `Fixup`s, all of them in its data part, for the dynamic loader (a file) or for `memory.py` (this process).
-Relocations are those of the x86-64 psABI, table 4.9.
+What depends on the processor is in `target.py`.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 
 from lpir.devices.cpu.linker.elf import Object, Relocation, Section
+from lpir.devices.cpu.linker.target import TARGETS, X86, Target
 from lpir.errors import FileError, UnsupportedError
 from lpir.record import record
 
-PAGE = 4096
-R_64, R_PC32, R_PLT32, R_GOTPCREL, R_PC64, R_GOTPCRELX, R_REX_GOTPCRELX = 1, 2, 4, 9, 24, 41, 42
-THROUGH_TABLE = (R_GOTPCREL, R_GOTPCRELX, R_REX_GOTPCRELX)
-KINDS = (R_64, R_PC32, R_PLT32, R_PC64, *THROUGH_TABLE)
-# jmp *offset(%rip), two bytes of int3
-_STUB = struct.Struct("<BBiBB")
+# of x86-64
+PAGE, R_64 = X86.page, X86.absolute
 # the constants of a model lie last, so that offsets between the other parts stay short
 CONSTANTS = ".constants"
 PARTS = ("read", "code", "data", "constants")
@@ -67,23 +63,28 @@ def undefined(objects: Sequence[Object]) -> tuple[str, ...]:
 def indirect(objects: Sequence[Object]) -> list[str]:
     """Symbols that objects define and whose address their code reads from the table."""
     outside = set(undefined(objects))
-    relocations = (r for o in objects for s in o.sections for r in s.relocations)
-    return list(dict.fromkeys(r.symbol.name for r in relocations if _reads_table(r) and r.symbol.name not in outside))
+    through = (r for o in objects for s in o.sections for r in s.relocations if r.kind in o.target.through_table)
+    return list(dict.fromkeys(r.symbol.name for r in through if r.symbol.name not in outside))
 
 
 def fixup_count(objects: Sequence[Object]) -> int:
     """Number of fixups that `link` will leave."""
-    absolute = sum(r.kind == R_64 for o in objects for s in o.sections for r in s.relocations)
+    absolute = sum(r.kind == o.target.absolute for o in objects for s in o.sections for r in s.relocations)
     return absolute + len(undefined(objects)) + len(indirect(objects))
 
 
-def _reads_table(relocation: Relocation) -> bool:
-    return relocation.kind in THROUGH_TABLE
+def target_of_all(objects: Sequence[Object]) -> Target:
+    """The processor that all objects are for. Raises UnsupportedError where they differ."""
+    found = {o.target for o in objects}
+    if len(found) > 1:
+        raise UnsupportedError(f"objects for {' and '.join(sorted(t.name for t in found))} do not go together")
+    return found.pop() if found else TARGETS[X86.machine]
 
 
 class _Linker:
     def __init__(self, objects: Sequence[Object], start: int, spare: int) -> None:
         self.objects, self.start, self.spare = objects, start, spare
+        self.target = target_of_all(objects)
         self.places: dict[tuple[int, int], int] = {}
         self.symbols: dict[str, int] = {}
         self.imports = undefined(objects)
@@ -114,16 +115,16 @@ class _Linker:
         position = self.start
         for part in PARTS:
             # the first part shares its page with the headers
-            begin = position = position if part == "read" else _up(position, PAGE)
+            begin = position = position if part == "read" else _up(position, self.target.page)
             for index, number, section in self._sections(part):
                 position = _up(position, section.alignment)
                 self.places[index, number] = position
                 position += len(section.data)
             if part == "code":
                 for name in self.imports:
-                    position = _up(position, _STUB.size)
+                    position = _up(position, self.target.stub_size)
                     self.stubs[name] = position
-                    position += _STUB.size
+                    position += self.target.stub_size
             if part == "data":
                 position = _up(position, 8)
                 for name in (*self.imports, *indirect(self.objects)):
@@ -147,7 +148,8 @@ class _Linker:
 
     def _write_table(self) -> None:
         for name, at in self.stubs.items():
-            _STUB.pack_into(self.memory, at - self.start, 0xFF, 0x25, self.entries[name] - (at + 6), 0xCC, 0xCC)
+            begin = at - self.start
+            self.memory[begin : begin + self.target.stub_size] = self.target.stub(at, self.entries[name])
         for name, at in self.entries.items():
             imported = name in self.stubs
             self.fixups.append(Fixup(at, 0 if imported else self.symbols[name], name if imported else ""))
@@ -164,21 +166,17 @@ class _Linker:
     def _apply(self, index: int, base: int, section: Section, relocation: Relocation) -> None:
         kind, name = relocation.kind, relocation.symbol.name
         place = base + relocation.offset
-        if not 0 <= relocation.offset <= len(section.data) - (8 if kind in (R_64, R_PC64) else 4):
+        if not 0 <= relocation.offset <= len(section.data) - (8 if kind in self.target.wide else 4):
             raise FileError(f"the object file is damaged: a relocation lies outside {section.name}")
-        if kind not in KINDS:
+        if kind not in self.target.kinds:
             raise UnsupportedError(f"relocation {kind} of {name or section.name} is not one that kernels contain")
-        if kind == R_64:
+        if kind == self.target.absolute:
             self._absolute(index, place, section, relocation)
             return
-        target = self.entries[name] if _reads_table(relocation) else self._address(index, relocation)
-        value = target + relocation.addend - place
-        if kind == R_PC64:
-            struct.pack_into("<q", self.memory, place - self.start, value)
-        elif -(2**31) <= value < 2**31:
-            struct.pack_into("<i", self.memory, place - self.start, value)
-        else:
-            raise UnsupportedError(f"{name or section.name} is more than 2 GB away")
+        through_table = kind in self.target.through_table
+        target = self.entries[name] if through_table else self._address(index, relocation)
+        if not self.target.patch(self.memory, place - self.start, kind, place, target + relocation.addend):
+            raise UnsupportedError(f"{name or section.name} is too far away")
 
     def _absolute(self, index: int, place: int, section: Section, relocation: Relocation) -> None:
         if not section.is_writable:

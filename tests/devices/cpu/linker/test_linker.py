@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from lpir.devices.cpu.linker.elf import Object, Relocation, Section, Symbol, rea
 from lpir.devices.cpu.linker.library import shared_library
 from lpir.devices.cpu.linker.link import R_64, link, undefined
 from lpir.devices.cpu.linker.memory import Code
+from lpir.devices.cpu.linker.target import AArch64
 from lpir.errors import FileError, UnsupportedError
+from tests.devices.cpu.emulator import COMPILER, QEMU, missing
 
 TEXT = """
 declare ptr @memchr(ptr, i32, i64)
@@ -108,3 +111,56 @@ def test_addresses_in_data_follow_the_load_address() -> None:
     at = ctypes.c_uint64.from_address(code.addresses["pointer"]).value
     assert at == code.addresses["values"] + 8
     assert ctypes.c_int64.from_address(at).value == 3
+
+
+MAIN = """
+double a_pick(long); void *a_find(const char *, int, long); long a_outside(void);
+int main(void) {
+    const char *text = "hello";
+    if (a_pick(0) != 1.5 || a_pick(3) != 4.5) return 1;
+    return a_find(text, 'l', 5) == text + 2 && a_outside() == -7 ? 0 : 2;
+}
+"""
+
+
+def test_code_runs_from_a_library_on_arm(tmp_path: Path) -> None:
+    """Literals, a table, a function of the C library, and an address from the table of addresses."""
+    isa = by_name("neon_dot")
+    objects = [read_object(object_file(text, isa)) for text in (TEXT, OTHER)]
+    target = AArch64()
+    kinds = {r.kind for o in objects for s in o.sections for r in s.relocations}
+    assert kinds & target.through_table
+    assert kinds & target.LOW12.keys() - target.through_table
+    data = shared_library(objects, {"a_pick": "pick", "a_find": "find", "a_outside": "outside"}, "libsome.so")
+    if missing(isa) is not None:
+        return
+    (tmp_path / "libsome.so").write_bytes(data)
+    (tmp_path / "main.c").write_text(MAIN)
+    subprocess.run([COMPILER, "main.c", "libsome.so", "-Wl,-rpath,$ORIGIN", "-o", "main"], cwd=tmp_path, check=True)
+    subprocess.run([QEMU, "-L", "/usr/aarch64-linux-gnu", tmp_path / "main"], check=True, timeout=60)
+
+
+def test_arm_instructions_hold_addresses() -> None:
+    """Of every form: what is near enough is written where the instruction has it, what is not is refused."""
+    target, place = AArch64(), 0x10000
+    adrp = bytearray(struct.pack("<I", 0x90000000))
+    assert target.patch(adrp, 0, target.ADRP, place, place - 0x3000)
+    (word,) = struct.unpack("<I", adrp)
+    pages = (word >> 5 & 0x7FFFF) << 2 | word >> 29 & 3
+    assert pages - (1 << 21) == -3
+    for kind, far in ((target.ADRP, 1 << 33), (target.CALL26, 1 << 28), (target.PREL32, 1 << 32)):
+        assert not target.patch(bytearray(4), 0, kind, place, place + far)
+        assert not target.patch(bytearray(4), 0, kind, place + far, place)
+    for kind, shift in target.LOW12.items():
+        load = bytearray(4)
+        assert target.patch(load, 0, kind, place, 0x7FF0)
+        assert struct.unpack("<I", load)[0] >> 10 << shift == 0xFF0
+    call = bytearray(struct.pack("<I", 0x94000000))
+    assert target.patch(call, 0, target.CALL26, place, place - 8)
+    assert struct.unpack("<I", call)[0] == 0x97FFFFFE
+
+
+def test_objects_for_several_processors_do_not_go_together() -> None:
+    both = [read_object(object_file(OTHER, by_name(name))) for name in ("generic", "neon_dot")]
+    with pytest.raises(UnsupportedError, match="AArch64 and x86-64"):
+        link(both)
