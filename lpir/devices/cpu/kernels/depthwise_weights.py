@@ -1,7 +1,7 @@
 """What an INT8 depthwise convolution multiplies at once, and how its weights are packed for that.
 
 Rows of taps go in fours, whose bytes of one column are a 32-bit lane (in twos as 16-bit words, where the dot product of
-bytes may saturate). A single row that is left goes along its axis instead: a strip of four columns is a lane.
+bytes may saturate). A single row that is left goes along its axis instead: a strip of columns is a lane.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from lpir.devices.cpu.kernels.interleave import lane_order
 from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
-STRIP = 4  # columns that a lane holds of a single row
 LEAST_WIDTH = 16  # channels of a block: two interleaving steps exchange elements within 16 bytes
 STEP_COST = 1.0  # of a second step, in rows of a block
 
 
 @record
 class Strip:
-    """A product of four columns, the last of which lies under the last tap of an output, for the one `later` than it.
+    """A product of a lane's columns, the last of which lies under an output's last tap, for the one `later` than it.
 
     Taps `first` to `end - 1` of the later output count; the others' weights are zero.
     """
@@ -47,6 +46,11 @@ class Shape:
     words: bool
 
     @property
+    def size(self) -> int:
+        """Taps that a lane holds."""
+        return 2 if self.words else 4
+
+    @property
     def carried(self) -> int:
         """Later outputs that a column is added to besides its own."""
         return (self.width - 1) // self.stride if self.dilation == 1 else 0
@@ -54,13 +58,13 @@ class Shape:
     @property
     def has_strips(self) -> bool:
         """Whether the last row goes in strips."""
-        return not self.words and self.rows % 4 == 1 and self.width > 1 and self.dilation == 1 and self.stride <= STRIP
+        return self.rows % self.size == 1 and self.width > 1 and self.dilation == 1 and self.stride <= self.size
 
     @property
     def groups(self) -> list[range]:
         """Rows whose bytes of a column share a lane."""
-        size, rows = 2 if self.words else 4, self.rows - self.has_strips
-        return [range(i, min(i + size, rows)) for i in range(0, rows, size)]
+        rows = self.rows - self.has_strips
+        return [range(i, min(i + self.size, rows)) for i in range(0, rows, self.size)]
 
     @property
     def strips(self) -> list[Strip]:
@@ -68,8 +72,8 @@ class Shape:
         found: list[Strip] = []
         end = self.width if self.has_strips else 0
         while end:
-            later = min((self.width - end) // self.stride, -(-max(self.width - STRIP, 0) // self.stride))
-            first = max(self.width - STRIP - later * self.stride, 0)
+            later = min((self.width - end) // self.stride, -(-max(self.width - self.size, 0) // self.stride))
+            first = max(self.width - self.size - later * self.stride, 0)
             found.append(Strip(later, first, end))
             end = first
         return found
@@ -141,12 +145,12 @@ def choose_blocks(isa: Isa, channels: int, rows: int) -> list[Blocks]:
 
 def pack_depthwise(shape: Shape, w: Array, blocks: Blocks) -> Array:
     """`w` [rows, width, C] i8 as [blocks, products, 4 vectors, lanes * 4 bytes], flat uint8: columns, then strips."""
-    size, type = (2, np.int16) if shape.words else (4, np.int8)
+    size, type = shape.size, np.int16 if shape.words else np.int8
     taps = np.zeros((shape.products, size, max(blocks.channels, blocks.width)), type)
     columns = taps[: shape.width * len(shape.groups)].reshape(shape.width, -1, size, taps.shape[-1])
     for g, rows in enumerate(shape.groups):
         columns[:, g, : len(rows), : blocks.channels] = w[rows.start : rows.stop].swapaxes(0, 1)
     for product, strip in zip(taps[shape.width * len(shape.groups) :], shape.strips, strict=True):
-        left = shape.width - STRIP - strip.later * shape.stride
+        left = shape.width - size - strip.later * shape.stride
         product[strip.first - left : strip.end - left, : blocks.channels] = w[-1, strip.first : strip.end]
     return np.ascontiguousarray(taps[..., blocks.index].transpose(2, 0, 3, 4, 1)).view(np.uint8).reshape(-1)

@@ -31,7 +31,7 @@ from lpir.devices.cpu.codegen.emitter import Function, Value, size_of, vector_of
 from lpir.devices.cpu.codegen.vector import concat, from_memory, memory_type, split
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.isa.dots import pmaddwd
-from lpir.devices.cpu.kernels.depthwise_weights import STRIP, Array, Shape
+from lpir.devices.cpu.kernels.depthwise_weights import Array, Shape
 from lpir.devices.cpu.kernels.epilogue import Epilogue, element_bytes, row_pointer, store_lanes
 from lpir.devices.cpu.kernels.interleave import Interleaved, pack_bytes, to_lane_order, to_memory_order
 from lpir.ir.types import i32
@@ -180,8 +180,8 @@ class _Printer:
         wanted = [(n, i) for n, i in wanted if i >= 0]
         if not wanted:
             return
-        places = [self._place(f.add(left, s.width - STRIP + k)) for k in range(STRIP)]
-        strip = Interleaved.of(f, [self._load(s.rows - 1, place) for place in places], words=False)
+        places = [self._place(f.add(left, s.width - s.size + k)) for k in range(s.size)]
+        strip = Interleaved.of(f, [self._load(s.rows - 1, place) for place in places], s.words)
         for v in range(4):
             bytes_ = strip.vector(f, v)
             for number, i in wanted:
