@@ -335,7 +335,8 @@ class LoweredSoftmax(Op):
 class LoweredNormalize(Op):
     """`(x - mean) / sqrt(var + eps)` over the last `axes` axes, then the epilogue (MVN). Sums may be reordered.
 
-    eps_mode: "INSIDE_SQRT" or "OUTSIDE_SQRT".
+    eps_mode: "INSIDE_SQRT" or "OUTSIDE_SQRT". `second`: what a second output is made of, if there is one: leaf 0 is the
+    first output, the others are the same operands as the epilogue's.
     """
 
     arity: ClassVar[tuple[int, int | None]] = (1, None)
@@ -344,9 +345,12 @@ class LoweredNormalize(Op):
     eps: float
     eps_mode: str
     epilogue: Expr
+    second: Expr | None = None
 
     def infer(self, inputs: Sequence[Arg]) -> list[TensorType]:
-        return epilogue_output(self.epilogue, f32, _static(inputs[0]), inputs[1:])
+        shape, operands = _static(inputs[0]), inputs[1:]
+        found = epilogue_output(self.epilogue, f32, shape, operands)
+        return found + (epilogue_output(self.second, self.epilogue.type, shape, operands) if self.second else [])
 
     def eval(self, *inputs: Array) -> tuple[Array, ...]:
         x, *operands = inputs
@@ -357,4 +361,5 @@ class LoweredNormalize(Op):
             inside = self.eps_mode == "INSIDE_SQRT"
             eps = np.float32(self.eps)
             centred = centred / (np.sqrt(variance + eps) if inside else np.sqrt(variance) + eps)
-        return (finish(self.epilogue, centred, operands, centred.shape),)
+        first = finish(self.epilogue, centred, operands, centred.shape)
+        return (first, finish(self.second, first, operands, centred.shape)) if self.second else (first,)

@@ -13,9 +13,9 @@ from lpir.errors import ModelError
 from lpir.ir.graph import Node, QuantType, Value
 from lpir.ir.model import Model
 from lpir.ir.types import f32, u8
-from lpir.ops.boundary import Constant, constant, constant_data, parameter
+from lpir.ops.boundary import Constant, Result, constant, constant_data, parameter
 from lpir.ops.builder import make
-from lpir.ops.lowered import Elementwise, LoweredConvolution, LoweredMatMul, Table
+from lpir.ops.lowered import Elementwise, LoweredConvolution, LoweredMatMul, LoweredNormalize, Table
 from lpir.passes.lowprec.clamps import drop_inner_clamps
 from lpir.passes.lowprec.forms import quantize, quantize_expr
 from lpir.passes.lowprec.lower import lower_model
@@ -210,6 +210,24 @@ def test_convolution_takes_bias_activation_residual_and_quantization() -> None:
     assert kinds.count(LoweredConvolution) == 3
     # only the quantization of the input is left by itself
     assert kinds.count(Elementwise) == 1
+
+
+def test_a_normalization_that_others_read_gives_codes_too() -> None:
+    b, (tokens, width) = Builder(), (5, 32)
+    x = parameter((1, tokens, width), f32, "x")
+    y = make("MVN", x.output, constant(np.array([-1], np.int64)), eps=1e-5, name="norm")
+    y = make("Multiply", y, constant(np.linspace(0.5, 2, width, dtype=np.float32)), name="scaled")
+    smooth = make("Multiply", y, constant(np.linspace(1, 3, width, dtype=np.float32)), name="smoothed")
+    codes = b.fake_quantize(smooth, -8, 7.9375, "fq")
+    product = make("MatMul", codes, b.weights((width, width)), transpose_b=True, name="product")
+    model = Model([Node(Result(), [make("Add", product, y, name="residual")], "out")], [x], "encoder")
+    lowered = lower_model(model)
+    (norm,) = (n for n in lowered.nodes() if isinstance(n.op, LoweredNormalize))
+    assert [v.element_type for v in norm.outputs] == [f32, u8]
+    assert {"norm", "scaled", "smoothed", "fq"} <= set(norm.source)
+    assert not any(isinstance(n.op, Elementwise) for n in lowered.nodes())
+    data = np.random.default_rng(1).normal(size=(1, tokens, width)).astype(np.float32)
+    assert_close(run(lowered, data)[0], run(model, data)[0], SAME_CODES)
 
 
 def test_dynamic_shapes_are_not_lowered() -> None:

@@ -220,10 +220,10 @@ def _takes_epilogue(value: Value, node: Node) -> bool:
     if isinstance(op, Reduce) and not op.keep_dims and len(value.shape) == 0:
         return False
     shape = value.shape.to_static()
-    return all(v is value or _simple_operand(v, shape) for v in node.inputs)
+    return all(v is value or simple_operand(v, shape) for v in node.inputs)
 
 
-def _simple_operand(value: Value, shape: tuple[int, ...]) -> bool:
+def simple_operand(value: Value, shape: tuple[int, ...]) -> bool:
     """A scalar, a vector along the last axis, or a whole tensor: what every kernel can read."""
     own = value.shape.to_static()
     if own == shape or value.shape == () or all(n == 1 for n in own):

@@ -19,6 +19,7 @@ from lpir.passes.lowprec.forms import Lowering
 from lpir.passes.lowprec.fuse import fuse
 from lpir.passes.lowprec.rules import RULES, copy_node
 from lpir.passes.lowprec.rules_elementwise import register_elementwise
+from lpir.passes.lowprec.second import give_codes_too
 
 
 def lower_model(model: Model, low_precision: bool = True) -> Model:
@@ -53,6 +54,7 @@ def lower_model(model: Model, low_precision: bool = True) -> Model:
     lowered = Model(results, [parameters[id(p)] for p in model.parameters], model.name)
     fuse(lowered)
     join_attention(lowered)
+    give_codes_too(lowered)
     lowered.rt_info = {"refused": refused, "precision": precision}
     return lowered
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.rowwise import KERNELS
 from lpir.ir.types import u8
-from lpir.ops.lowered import LoweredNormalize, LoweredSoftmax
+from lpir.ops.lowered import LoweredNormalize, LoweredSoftmax, finish
 from lpir.scalar.expr import cast, clamp, input_, rint_i32
 from tests.devices.cpu.harness import HOST_ISAS, Array, run
-from tests.tolerances import F32_SUM, ONE_STEP, assert_close
+from tests.tolerances import EXACT, F32_SUM, ONE_STEP, assert_close
 
 SOFTMAX, NORMALIZE = KERNELS
 ACC, A, B = input_(0), input_(1), input_(2)
@@ -75,3 +75,18 @@ def test_operand_that_is_no_row(isa: Isa) -> None:
     norm = LoweredNormalize(1, True, 1e-5, "INSIDE_SQRT", ACC * A + B)
     inputs = [x, normal((2, 3, 40), 1), normal((2, 3, 1), 2)]
     assert_close(run(NORMALIZE, norm, inputs, isa, 2)[0], norm.eval(*inputs)[0], F32_SUM.per(400))
+
+
+@ISAS
+@pytest.mark.parametrize("other", [(70,), (6, 70), (6, 1)])
+def test_codes_beside_the_floats(isa: Isa, other: tuple[int, ...]) -> None:
+    """A second output is made of the first one's very floats; operands may be rows, vectors, or neither."""
+    codes = cast(rint_i32(clamp(ACC * B * 40.0, -120.0, 135.0)) + 120, u8)
+    op = LoweredNormalize(1, True, 1e-5, "INSIDE_SQRT", ACC * A, codes)
+    inputs = [normal((6, 70)) + 3, normal((70,), 1), normal(other, 2)]
+    first, second = run(NORMALIZE, op, inputs, isa, 2)
+    expected = op.eval(*inputs)
+    assert_close(first, expected[0], F32_SUM.per(400))
+    assert_close(second, expected[1], ONE_STEP)
+    again = finish(codes, first, inputs[1:], first.shape)
+    assert_close(second, again, EXACT)

@@ -7,12 +7,12 @@ also be computed a few columns at a time, by who needs them: `score_rows`, `powe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.epilogue import Epilogue
-from lpir.devices.cpu.kernels.reduce import across
+from lpir.devices.cpu.kernels.reduce import ROWS, across, across_rows
 from lpir.devices.cpu.kernels.tail import lane_mask
 from lpir.ir.types import i32
 
@@ -22,9 +22,7 @@ MAGIC = float(1.5 * 2**23)
 # e^x of what lies further below a row's largest score is 0: no sum notices, and no product with v is denormal
 FLOOR = -64.0
 # rows at once
-TOGETHER = 4
-# combines two vectors lane by lane
-Combine = Callable[[Function, Value, Value], Value]
+TOGETHER = ROWS
 
 
 class Softmax:
@@ -176,24 +174,6 @@ class Softmax:
         scaled = [f.add(f.convert("bitcast", a, self.ints), e) for a, e in zip(power, exponents, strict=True)]
         zero = f.zeros(self.ints)
         return [f.convert("bitcast", f.select(c, a, zero), self.floats) for a, c in zip(scaled, counts, strict=True)]
-
-
-def across_rows(f: Function, rows: Sequence[Value], combine: Combine) -> Value:
-    """What `combine` makes of all lanes of each of four vectors, as one vector of four."""
-    lanes = rows[0].lanes
-    found = list(rows)
-    part = lanes
-    while len(found) > 1:
-        # lanes of two vectors side by side, half of each: `part` lanes come from one row
-        part //= 2
-        low = [i for i in range(2 * lanes) if i % (2 * part) < part]
-        pairs = zip(found[::2], found[1::2], strict=True)
-        found = [combine(f, f.shuffle(a, b, low), f.shuffle(a, b, [i + part for i in low])) for a, b in pairs]
-    (x,) = found
-    while part > 1:
-        part //= 2
-        x = combine(f, x, f.shuffle(x, None, [i ^ part for i in range(lanes)]))
-    return f.shuffle(x, None, range(0, lanes, lanes // TOGETHER)) if lanes > TOGETHER else x
 
 
 def largest(f: Function, x: Value) -> Value:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from lpir.devices.cpu.codegen.abi import F32, Ref
@@ -28,6 +28,10 @@ from lpir.ir.types import ElementType, f32, i8, i32, u8
 from lpir.ops.lowered import Reduce, accumulator_of
 from lpir.scalar.expr import input_
 
+# rows that `across_rows` reduces together
+ROWS = 4
+# combines two vectors lane by lane
+Combine = Callable[[Function, Value, Value], Value]
 TYPES = {"f32": f32, "i32": i32, "u8": u8, "i8": i8}
 
 
@@ -57,6 +61,24 @@ def across(f: Function, kind: str, x: Value) -> Value:
         low, high = f.shuffle(x, None, range(half)), f.shuffle(x, None, range(half, x.lanes))
         x = combine(f, kind, low, high)
     return combine(f, kind, f.extract(x, 0), f.extract(x, 1))
+
+
+def across_rows(f: Function, rows: Sequence[Value], combine: Combine) -> Value:
+    """What `combine` makes of all lanes of each of four vectors, as one vector of four."""
+    lanes = rows[0].lanes
+    found = list(rows)
+    part = lanes
+    while len(found) > 1:
+        # lanes of two vectors side by side, half of each: `part` lanes come from one row
+        part //= 2
+        low = [i for i in range(2 * lanes) if i % (2 * part) < part]
+        pairs = zip(found[::2], found[1::2], strict=True)
+        found = [combine(f, f.shuffle(a, b, low), f.shuffle(a, b, [i + part for i in low])) for a, b in pairs]
+    (x,) = found
+    while part > 1:
+        part //= 2
+        x = combine(f, x, f.shuffle(x, None, [i ^ part for i in range(lanes)]))
+    return f.shuffle(x, None, range(0, lanes, lanes // ROWS)) if lanes > ROWS else x
 
 
 def _widened(f: Function, at: Value, type: ElementType, lanes: int, zero_point: Value) -> Value:
