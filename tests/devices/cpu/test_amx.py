@@ -41,6 +41,13 @@ GEOMETRIES: dict[str, tuple[tuple[int, ...], tuple[int, ...], LoweredConvolution
         (3, 3, 3, 32),
         convolution(2, REQUANT, strides=(2, 2), pads_begin=(0, 1), pads_end=(1, 2)),
     ),
+    "image": (
+        (2, 18, 65, 3),
+        (3, 3, 3, 32),
+        convolution(2, REQUANT, strides=(2, 2), pads_begin=(0, 1), pads_end=(1, 1)),
+    ),
+    "image_of_4_rows": ((1, 36, 20, 4), (4, 4, 4, 80), convolution(2, REQUANT, pads_begin=(2, 1), pads_end=(1, 2))),
+    "image_of_2_rows": ((1, 35, 33, 5), (2, 3, 5, 16), convolution(2, REQUANT, dilations=(3, 1), pads_end=(0, 2))),
     "dilated": (
         (2, 10, 9, 6),
         (3, 2, 6, 17),
@@ -226,7 +233,7 @@ def test_blocks_cover_every_channel(n: int) -> None:
 @given(st.integers(16, 300), st.integers(1, 190))
 def test_every_weight_of_wide_blocks_has_its_place(n: int, length: int) -> None:
     offsets = np.arange(64) * length
-    if amx_wide.refuse(64, n, length, SATURATED):
+    if amx_wide.refuse(offsets, n, length, SATURATED):
         assert n < WIDE or length > 190
         return
     w = np.random.default_rng(n).integers(-128, 128, (length, n)).astype(np.int8)

@@ -1,8 +1,8 @@
 """INT8 product of few steps in AMX's tile registers: blocks of 64 channels, whose rows leave as whole cache lines.
 
-What `amx_gemm` computes, to the same bits, for rows at one distance, with results of 8 bits and no tensor among the
-epilogue's operands. Where K is small, most of the time goes to finishing sums, and to waiting between the instructions
-of tiles:
+What `amx_gemm` computes, to the same bits, for one run of channels a row, with results of 8 bits and no tensor among
+the epilogue's operands. Rows are at one distance, or at least those of a tile are, and tiles follow each other in the
+output. Where K is small, most of the time goes to finishing sums, and to waiting between the instructions of tiles:
 
 * A *quad* is four vectors of sums that are finished and packed together: a row of 64 channels, or, for the channels
   that are left, two rows of 32 or four of 16. Weights, scales and biases are stored in the order that packing restores,
@@ -30,7 +30,7 @@ from lpir.devices.cpu.codegen.vector import concat, from_memory, memory_type, sp
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import amx_gemm
 from lpir.devices.cpu.kernels.amx_gemm import LANES, Array, Call, TileGemm
-from lpir.devices.cpu.kernels.amx_rows import MOST, tile_rows
+from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, tile_rows
 from lpir.devices.cpu.kernels.epilogue import Epilogue
 from lpir.devices.cpu.kernels.interleave import pack_bytes
 from lpir.devices.cpu.kernels.pack import with_slack
@@ -50,12 +50,14 @@ class WideForm:
     """What is compiled in: `single` step; whether there are blocks of 64 channels, and tiles of the rest (0, 1, 2).
 
     `stages`: how many times four tiles are multiplied before their sums are finished, where blocks are whole.
+    `linear`: all rows are at one distance.
     """
 
     single: bool
     whole: bool
     rest: int
     stages: int
+    linear: bool
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ class WideGemm(TileGemm):
             **{"blocks": self.whole, "m_chunks": mc, "n_chunks": nc},
             **self.epilogue.values(call.operands),
         }
+        if not self.wide.linear:
+            values["starts"] = call.starts
         return self.kernel.words(values)
 
     def config(self) -> Array:
@@ -131,8 +135,9 @@ def _lanes(tiles: int) -> Array:
     return np.asarray(4 * tiles * (lane // 4) + 4 * np.arange(tiles)[:, None] + lane % 4).reshape(-1)
 
 
-def refuse(m: int, n: int, length: int, epilogue: Epilogue) -> str | None:
-    """Why the kernel is not for `m` rows, `n` channels and sums over `length`, or None."""
+def refuse(offsets: Array, n: int, length: int, epilogue: Epilogue) -> str | None:
+    """Why the kernel is not for pixels at byte `offsets`, `n` channels and sums over `length`, or None."""
+    m = len(offsets)
     if not epilogue.ends_in_bytes:
         return "results are not 8 bits"
     if any(o.kind == "tensor" for o in epilogue.operands):
@@ -144,7 +149,7 @@ def refuse(m: int, n: int, length: int, epilogue: Epilogue) -> str | None:
         return f"{n} channels are fewer than {rest} tiles hold"
     if m < 2 * MOST or (rest == 1 and m < TILES * MOST):
         return f"{m} rows are too few"
-    return None
+    return None if _tile_rows(offsets, n) else "rows do not come in whole tiles"
 
 
 def rest_tiles(n: int) -> int:
@@ -153,12 +158,26 @@ def rest_tiles(n: int) -> int:
     return tiles if tiles < 3 else TILES
 
 
-def build(isa: Isa, offsets: Array, n: int, length: int, epilogue: Epilogue) -> WideGemm:
-    """The kernel for pixels at byte `offsets` (at one distance), `n` channels, and sums of `length` products."""
+def _tile_rows(offsets: Array, n: int) -> TileRows | None:
+    """The tiles of rows that need the fewest, or None."""
+    # rows of the rest's tiles are multiplied together
+    least = TILES // rest_tiles(n) if n % WIDE else 1
     found = [tile_rows(offsets, down) for down in (4, 2)]
-    rows = min((r for r in found if r.linear), key=lambda r: r.tiles * r.rows)
+    usable = [r for r in found if r.linear or (r.down >= least and _follow(r))]
+    return min(usable, key=lambda r: r.tiles * r.rows, default=None)
+
+
+def _follow(rows: TileRows) -> bool:
+    """Whether the pixels of listed tiles are all pixels in order."""
+    return rows.pixels is not None and np.array_equal(rows.pixels.reshape(-1), np.arange(rows.pixels.size))
+
+
+def build(isa: Isa, offsets: Array, n: int, length: int, epilogue: Epilogue) -> WideGemm:
+    """The kernel for what `refuse` does not refuse."""
+    rows = _tile_rows(offsets, n)
+    assert rows is not None
     rest = rest_tiles(n) % TILES
-    wide = WideForm(length <= amx_gemm.DEPTH, n >= WIDE, rest, rows.down)
+    wide = WideForm(length <= amx_gemm.DEPTH, n >= WIDE, rest, rows.down, rows.linear)
     form = amx_gemm.Form(down=rows.down, across=TILES, affine=True, linear=True, joint=True, together=TOGETHER, ahead=0)
     code = _print(isa, wide, epilogue)
     size = int(offsets[-1]) + length
@@ -177,7 +196,8 @@ class _Printer:
         self.isa, self.form, self.epilogue = isa, form, epilogue
         numbers = ["x_stride", "out_stride", "m", "n", "steps", "depth", "rows"]
         numbers += ["units", "blocks", "m_chunks", "n_chunks"]
-        params = dict.fromkeys(("x", "w", "init", "config", "out"), "ptr") | dict.fromkeys(numbers, "i64")
+        pointers = ["x", "w", "init", "config", "out", *([] if form.linear else ["starts"])]
+        params = dict.fromkeys(pointers, "ptr") | dict.fromkeys(numbers, "i64")
         self.tiles = _Tiles(form)
         name = f"amx_wide_{'one' if form.single else 'few'}_{TILES * form.whole}_{form.rest}"
         self.f = Function(name, params | epilogue.params(), optimize=False)
@@ -235,11 +255,21 @@ class _Printer:
         with f.loop(begin, end, height, name="rows") as at:
             # the last rows overlap those before
             first = f.smin(at.index, f.sub(p["m"], height))
-            x = f.gep(p["x"], f.mul(first, p["x_stride"]))
-            self.multiply(x, w, init, across, stages)
+            rows = self.row_tiles(first, stages * TILES // across)
+            self.multiply(rows, w, init, across)
             with f.loop(0, f.mul(p["rows"], stages), TOGETHER, nonempty=True, name="quad") as q:
                 index = q.index if stages % TOGETHER == 0 else f.smin(q.index, f.sub(p["rows"], TOGETHER))
                 self.finish(index, f.add(first, index), out, leaves, across)
+
+    def row_tiles(self, first: Value, count: int) -> list[Value]:
+        """Where the tiles of rows from row `first` on start."""
+        f, p = self.f, self.f.p
+        if self.form.linear:
+            x = f.gep(p["x"], f.mul(first, p["x_stride"]))
+            return [f.gep(x, f.mul(self.row_bytes, a)) for a in range(count)]
+        table = f.gep(p["starts"], f.udiv(first, p["rows"]), "i32")
+        starts = [f.load("i32", f.gep(table, a, "i32"), 4) for a in range(count)]
+        return [f.gep(p["x"], f.convert("sext", start, "i64")) for start in starts]
 
     def leaves(self, lanes: Value, across: int) -> dict[int, Value]:
         """The per-channel leaves of the quads that are finished together."""
@@ -254,20 +284,19 @@ class _Printer:
                 found[i] = from_memory(f, whole, operand.type)
         return found
 
-    def multiply(self, x: Value, w: Value, init: Value, across: int, stages: int) -> None:
-        """Leaves the sums of the rows from `x` on in the buffer, quad by quad."""
-        f = self.f
+    def multiply(self, rows: list[Value], w: Value, init: Value, across: int) -> None:
+        """Leaves the sums of tiles of `rows` in the buffer, quad by quad."""
+        f, down = self.f, TILES // across
         stage_bytes = f.mul(f.p["rows"], QUAD_BYTES)
         waiting: list[tuple[int, Value]] = []
-        for stage in range(stages):
-            tiles = [(stage * TILES // across + t // across, t % across) for t in range(TILES)]
+        for stage in range(len(rows) // down):
             sums = f.gep(self.sums, f.mul(stage_bytes, stage))
             places = [f.gep(sums, t * 4 * LANES) for t in range(TILES)]
-            rows = [f.gep(x, f.mul(self.row_bytes, a)) for a, b in tiles if b == 0]
+            mine = rows[stage * down : stage * down + down]
             if self.form.single:
-                self.one_step(rows, init, across, stage * TILES, places, waiting)
+                self.one_step(mine, init, across, stage * TILES, places, waiting)
             else:
-                self.few_steps(rows, w, init, across, waiting)
+                self.few_steps(mine, w, init, across, waiting)
                 waiting += enumerate(places)
         while waiting:
             self.store(waiting)

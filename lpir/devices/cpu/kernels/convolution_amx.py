@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from lpir.devices.cpu.isa import Isa
-from lpir.devices.cpu.kernels import amx_gemm, amx_wide
+from lpir.devices.cpu.kernels import amx_gemm, amx_wide, interleaved_rows
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
-from lpir.devices.cpu.kernels.convolution_int8 import ConvolutionInt8, MatMulInt8
+from lpir.devices.cpu.kernels.convolution_int8 import ConvolutionInt8, MatMulInt8, weights_of
 from lpir.devices.cpu.kernels.epilogue import Bound
 from lpir.devices.cpu.kernels.product_int8 import Product
 from lpir.ir.graph import Node
@@ -53,12 +55,9 @@ def refuse_wide(product: Product) -> str | None:
     groups, runs, length, n = product.w.shape
     if groups > 1 or runs > 1:
         return "more than one run of channels"
-    m = len(product.offsets)
-    if not np.array_equal(product.offsets, np.arange(m) * length):
-        return "rows are not at one distance"
     if any(constant_data(v) is None for v in product.node.inputs[2:]):
         return "an operand is not constant"
-    return amx_wide.refuse(m, n, length, product.finish())
+    return amx_wide.refuse(product.offsets, n, length, product.finish())
 
 
 def wide_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
@@ -79,6 +78,7 @@ def wide_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
         out=ctx.ref(product.node.outputs[0]),
         out_stride=ctx.pitch(product.node.outputs[0]),
         operands=operands,
+        starts=0 if gemm.rows.starts is None else ctx.constant(gemm.rows.starts),
     )
     return Step(gemm.kernel, tuple(gemm.params(call, ctx.threads)))
 
@@ -95,8 +95,32 @@ class ConvolutionAmx(ConvolutionInt8):
         outputs = node.inputs[1].shape.to_static()[-1]
         return refuse_tiles(isa, outputs // op.groups) or super().applies(node, isa)
 
+    def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
+        return _interleaved(node, isa, ctx) or super().build(node, isa, ctx)
+
     def step(self, product: Product, isa: Isa, ctx: BuildContext) -> Step:
         return amx_step(product, isa, ctx)
+
+
+def _interleaved(node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
+    """The steps of an image's first layer, whose windows become one run of bytes; none where that is no gain."""
+    op = node.op
+    assert isinstance(op, LoweredConvolution)
+    assert isinstance(op.x_zero_point, int)
+    w = weights_of(node)
+    taps, run = math.prod(w.shape[:-3]), w.shape[-3] * w.shape[-2]
+    if w.dtype != np.int8 or op.groups > 1 or op.dilations[-1] > 1:
+        return []
+    if not 1 < taps <= interleaved_rows.MOST_ROWS or run * interleaved_rows.MOST_ROWS > amx_gemm.DEPTH:
+        return []
+    shapes = node.inputs[0].shape.to_static(), w.shape[:-2], node.outputs[0].shape.to_static()
+    image = interleaved_rows.Interleaving(op, *shapes)
+    words = image.weights(w)
+    copy = ctx.scratch(image.rows * image.pitch)
+    product = Product(node, op.x_zero_point, copy, image.offsets, (0,), words[None, None], 0)
+    if refuse_wide(product) is not None:
+        return []
+    return [image.step(ctx.ref(node.inputs[0]), copy, isa, ctx), wide_step(product, isa, ctx)]
 
 
 class MatMulAmx(MatMulInt8):
