@@ -10,7 +10,7 @@ from lpir.ir.graph import Node, QuantType, Value
 from lpir.ir.op import Array
 from lpir.ir.types import f32, i32
 from lpir.ops.bases import normalize_axis
-from lpir.ops.boundary import constant
+from lpir.ops.boundary import constant, constant_data
 from lpir.ops.lowered import (
     Elementwise,
     LoweredConvolution,
@@ -20,13 +20,13 @@ from lpir.ops.lowered import (
     Reduce,
     window_counts,
 )
-from lpir.ops.reshaping import Reshape, Transpose
+from lpir.ops.reshaping import Transpose
+from lpir.passes.lowprec.computed_weights import convolve
 from lpir.passes.lowprec.forms import Lowering, physical_axis
 from lpir.passes.lowprec.rules import attrs, copy_node, rule
-from lpir.passes.lowprec.weights import Weights, find_weights
+from lpir.passes.lowprec.weights import Weights, find_weights, max_products
 from lpir.scalar.expr import Expr, apply, cast, input_
 
-INT32_MAX = 2**31 - 1
 # kernels of depthwise convolutions with a zero point a channel unroll their taps
 MAX_TAPS = 81
 IDENTITY = input_(0, f32)
@@ -40,7 +40,6 @@ def convolution(state: Lowering, node: Node) -> None:
     x, w = node.inputs
     grouped = node.op.type_name == "GroupConvolution"
     groups = w.shape.to_static()[0] if grouped else 1
-    rank = len(x.shape)
     begin, end = resolved_pads(node)
     op = LoweredConvolution(
         tuple(attrs(node).strides),
@@ -51,15 +50,15 @@ def convolution(state: Lowering, node: Node) -> None:
         0,
         IDENTITY,
     )
+    if id(w) not in state.known and constant_data(w) is None:
+        convolve(state, node, op)
+        return
     found = _int8_convolution(state, node, groups)
     if found is None:
         weights = state.constant_of(w)
-        real = state.real(x, True)
-        if weights is None:
-            kernel = _kernel_of_activation(state, w, rank, grouped)
-        else:
-            kernel = constant(_kernel_last(np.asarray(weights, np.float32), grouped))
-        state.set_real(node.outputs[0], state.emit(op, [real, kernel]), True)
+        assert weights is not None
+        kernel = constant(_kernel_last(np.asarray(weights, np.float32), grouped))
+        state.set_real(node.outputs[0], state.emit(op, [state.real(x, True), kernel]), True)
         return
     codes, weights8, scale = found
     quant = state.form(x).quant
@@ -127,31 +126,11 @@ def _refuse_zero_points(weights: Weights, groups: int, outputs: int) -> str | No
     return None
 
 
-def max_products(weights: Weights | None, *quants: QuantType) -> int:
-    """How many products can be added without leaving int32: of u8 codes with these weights, or with other u8 codes.
-
-    A zero point outside of the codes makes what is multiplied larger than a code.
-    """
-    largest = [max(255, abs(q.zero_point), abs(255 - q.zero_point)) for q in quants]
-    if weights is not None:
-        largest.append(max(128, int(weights.codes.max(initial=1)), -int(weights.codes.min(initial=-1))))
-    return INT32_MAX // math.prod(largest)
-
-
 def _kernel_last(w: Array, grouped: bool) -> Array:
     """`[O, C/g, *K]` or `[g, O/g, C/g, *K]` as `[*K, C/g, O]`; a view: kernels bring weights into their own order."""
     if grouped:
         w = w.reshape(w.shape[0] * w.shape[1], *w.shape[2:])
     return np.moveaxis(w, (1, 0), (-2, -1))
-
-
-def _kernel_of_activation(state: Lowering, w: Value, rank: int, grouped: bool) -> Value:
-    """The same for weights that are computed by the model."""
-    plain = state.real(w)
-    if grouped:
-        shape = w.shape.to_static()
-        plain = state.emit(Reshape(False), [plain, constant((shape[0] * shape[1], *shape[2:]), np.int64)])
-    return state.emit(Transpose(), [plain, constant((*range(2, rank), 1, 0), np.int64)])
 
 
 def resolved_pads(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:

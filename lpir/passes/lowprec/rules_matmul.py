@@ -14,8 +14,8 @@ from lpir.ops.lowered_compressed import CompressedMatMul
 from lpir.ops.reshaping import Reshape, Transpose
 from lpir.passes.lowprec.forms import Lowering
 from lpir.passes.lowprec.rules import RULES, attrs, copy_node, rule
-from lpir.passes.lowprec.rules_compute import IDENTITY, SCALED, max_products
-from lpir.passes.lowprec.weights import Grouped, Weights, find_chain, find_grouped, find_weights
+from lpir.passes.lowprec.rules_compute import IDENTITY, SCALED
+from lpir.passes.lowprec.weights import Grouped, Weights, find_chain, find_grouped, find_weights, max_products
 from lpir.record import record
 from lpir.scalar.expr import Expr, cast, input_
 

@@ -13,9 +13,9 @@ from lpir.ops.lowered import Elementwise, LoweredConvolution
 from lpir.ops.reshaping import Reshape
 from lpir.passes.lowprec.forms import Lowering, dequantize, physical_axis
 from lpir.passes.lowprec.rules import attrs, copy_node, rule
-from lpir.passes.lowprec.rules_compute import IDENTITY, SCALED, max_products
+from lpir.passes.lowprec.rules_compute import IDENTITY, SCALED
 from lpir.passes.lowprec.rules_move import data_codes, give
-from lpir.passes.lowprec.weights import Weights, find_weights
+from lpir.passes.lowprec.weights import Weights, find_weights, max_products
 from lpir.scalar.expr import Expr, input_
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from lpir.ir.graph import Value
+from lpir.ir.graph import QuantType, Value
 from lpir.ir.op import Array
 from lpir.ir.types import ElementType
 from lpir.ops.boundary import constant_data
@@ -14,6 +14,7 @@ from lpir.record import record
 
 # how far from a whole number a code may lie once the zero point is off: float32 arithmetic
 WHOLE = 1e-4
+INT32_MAX = 2**31 - 1
 CODES = ("i8", "u8", "i4", "u4")
 
 
@@ -116,6 +117,17 @@ def find_grouped(value: Value, axis: int) -> Grouped | str | None:
         spread = np.broadcast_to(full, (*cut[: axis + 1], 1, *cut[axis + 2 :]))
         vectors.append(np.ascontiguousarray(np.squeeze(spread, axis + 1)))
     return Grouped(codes.reshape(shape), chain.element_type, *vectors)
+
+
+def max_products(weights: Weights | None, *quants: QuantType) -> int:
+    """How many products can be added without leaving int32: of u8 codes with these weights, or with other u8 codes.
+
+    A zero point outside of the codes makes what is multiplied larger than a code.
+    """
+    largest = [max(255, abs(q.zero_point), abs(255 - q.zero_point)) for q in quants]
+    if weights is not None:
+        largest.append(max(128, int(weights.codes.max(initial=1)), -int(weights.codes.min(initial=-1))))
+    return INT32_MAX // math.prod(largest)
 
 
 def _make(codes: Array, scale: Array, zero_point: Array | None, shape: tuple[int, ...] | None) -> Weights | str:
