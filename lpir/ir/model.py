@@ -51,9 +51,9 @@ class Model:
         stack = [*reversed(self.sinks), *reversed(self.results), *reversed(self.parameters)]
         while stack:
             node = stack[-1]
-            waiting = [v.node for v in node.inputs if id(v.node) not in done] if id(node) not in done else ()
+            waiting = [v.node for v in node.inputs if id(v.node) not in done]
             if not waiting:
-                done[id(node)] = node
+                done.setdefault(id(node), node)
                 stack.pop()
             elif id(node) in begun:
                 raise ModelError(f"the graph has a cycle through {node}")

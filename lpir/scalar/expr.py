@@ -101,21 +101,17 @@ class Expr:
 
 def _below(expr: Expr) -> tuple[Expr, ...]:
     """`Expr.walk` without the expression itself."""
-    order: list[Expr] = []
-    seen: set[int] = {id(expr)}
-    stack: list[tuple[Expr, bool]] = [(a, False) for a in reversed(expr.args)]
+    done: dict[int, Expr] = {}
+    stack = list(reversed(expr.args))
     while stack:
-        e, done = stack.pop()
-        if done:
-            order.append(e)
-        elif id(e) not in seen:
-            seen.add(id(e))
-            if e.args:
-                stack.append((e, True))
-                stack += [(a, False) for a in reversed(e.args)]
-            else:
-                order.append(e)
-    return tuple(order)
+        e = stack[-1]
+        waiting = [a for a in e.args if id(a) not in done]
+        if waiting:
+            stack += reversed(waiting)
+        else:
+            done.setdefault(id(e), e)
+            stack.pop()
+    return tuple(done.values())
 
 
 def input_(index: int, type: ElementType = f32) -> Expr:
@@ -192,6 +188,8 @@ def clamp(x: Expr, lo: float, hi: float) -> Expr:
 def substitute(e: Expr, leaves: Mapping[int, Expr] | Sequence[Expr]) -> Expr:
     """`e` with input `i` replaced by `leaves[i]` (a mapping may leave some as they are)."""
     table = dict(enumerate(leaves)) if isinstance(leaves, Sequence) else leaves
+    if all(leaf.fn == "input" and leaf.value == i for i, leaf in table.items()):
+        return e
     new: dict[int, Expr] = {}
     for node in e.walk():
         if node.args:

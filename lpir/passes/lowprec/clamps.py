@@ -19,14 +19,15 @@ def drop_inner_clamps(expr: Expr, points: Mapping[int, Array] | None = None) -> 
     `points`: leaves that are constants, such as a c for each channel. Exact, not approximate: see
     `without_inner_clamps`. NaN passes through both.
     """
+    points = points or {}
     order = expr.walk()
-    if not any(node.fn == "rint_i32" for node in order):
+    if all(_drop(node, points) is node for node in order if node.fn == "rint_i32"):
         return expr
     new: dict[int, Expr] = {}
     for node in order:
         args = tuple([new[id(a)] for a in node.args])
         rebuilt = node if all(map(is_, args, node.args)) else Expr(node.fn, args, node.type, node.value)
-        new[id(node)] = _drop(rebuilt, points or {}) if node.fn == "rint_i32" else rebuilt
+        new[id(node)] = _drop(rebuilt, points) if node.fn == "rint_i32" else rebuilt
     return new[id(expr)]
 
 
