@@ -223,8 +223,9 @@ def reduce(state: Lowering, node: Node) -> None:
     x, axes_value = node.inputs
     rank, quant, name = len(x.shape), state.form(x).quant, node.op.type_name
     found = state.constant_of(axes_value)
+    whole = x.element_type == i32 and name != "ReduceMean"
     # the mean of nothing is a NaN
-    if found is None or rank == 0 or x.element_type != f32 or 0 in x.shape.to_static():
+    if found is None or rank == 0 or not (x.element_type == f32 or whole) or 0 in x.shape.to_static():
         copy_node(state, node)
         return
     axes = sorted({normalize_axis(int(a), rank) for a in np.asarray(found).reshape(-1)})
@@ -246,7 +247,7 @@ def reduce(state: Lowering, node: Node) -> None:
         op = Reduce(REDUCTIONS[name], physical, keep, quant.zero_point, epilogue)
         state.set_real(node.outputs[0], state.emit(op, [codes]), kept_last)
         return
-    epilogue = IDENTITY * inverse if name == "ReduceMean" else IDENTITY
+    epilogue = IDENTITY * inverse if name == "ReduceMean" else input_(0, x.element_type)
     op = Reduce(REDUCTIONS[name], physical, keep, 0, epilogue)
     state.set_real(node.outputs[0], state.emit(op, [state.real(x, last)]), kept_last)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lpir.ir.graph import Node, Value
-from lpir.ir.types import f32
+from lpir.ir.types import boolean, f32, i32, u8
 from lpir.ops.bases import normalize_axis
 from lpir.ops.boundary import constant
 from lpir.ops.builder import make_node
@@ -16,7 +16,7 @@ from lpir.ops.lowered import Elementwise, LoweredNormalize, Pool, Reduce
 from lpir.ops.reshaping import Reshape
 from lpir.passes.lowprec.forms import Lowering, physical_axis
 from lpir.passes.lowprec.rules import attrs, copy_node, rule
-from lpir.scalar.expr import Expr, absolute, equal, exp, input_, log, maximum, select, sqrt
+from lpir.scalar.expr import Expr, absolute, cast, equal, exp, input_, log, maximum, select, sqrt
 
 X, Y = input_(0), input_(1)
 
@@ -93,6 +93,21 @@ def local_response(state: Lowering, node: Node) -> None:
     sums = state.emit(Pool((1,), (1,), *pads, "avg", (op.size,), False, 0, inner), [rows])
     divided = X * exp(log(Y) * float(np.float32(-op.beta)))
     state.set_real(node.outputs[0], state.emit(Elementwise(divided), [real, _shaped(state, sums, shape)]))
+
+
+@rule("ReduceLogicalAnd", "ReduceLogicalOr")
+def logical_reduction(state: Lowering, node: Node) -> None:
+    """The least, or the largest, of zeros and ones."""
+    x, found = node.inputs[0], state.constant_of(node.inputs[1])
+    if found is None or 0 in (len(x.shape), *x.shape.to_static()):
+        copy_node(state, node)
+        return
+    axes = sorted({normalize_axis(int(a), len(x.shape)) for a in np.asarray(found).reshape(-1)})
+    kind = "min" if node.op.type_name == "ReduceLogicalAnd" else "max"
+    numbers = state.emit(Elementwise(cast(input_(0, boolean), u8)), [state.real(x)])
+    op = Reduce(kind, tuple(axes), bool(attrs(node).keep_dims), 0, input_(0, i32))
+    result = state.emit(op, [numbers])
+    state.set_real(node.outputs[0], state.emit(Elementwise(equal(input_(0, i32), 1)), [result]))
 
 
 @rule("OneHot")

@@ -66,6 +66,47 @@ def test_places_along_an_axis(isa: Isa, data: st.DataObject) -> None:
     check(POSITIONS, "ScatterUpdate", [x, slices, updates, np.asarray(axis)], isa, threads, (3,))
 
 
+AWKWARD = np.array([-0.0, 0.0, 1e30, -1e30, 1.5, 0.1, np.inf, np.nan], np.float32)
+
+
+@ISAS
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_updates_join_what_is_there_in_their_order(isa: Isa, data: st.DataObject) -> None:
+    """Places come several times; NaN, infinities, zeros of both signs, and sums that depend on the order."""
+    shape = tuple(data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)))
+    axis, count = data.draw(st.integers(0, len(shape) - 1)), data.draw(st.integers(1, 7))
+    rng, kind = np.random.default_rng(data.draw(st.integers(0, 9))), data.draw(st.sampled_from([*KINDS[::2], np.int32]))
+
+    def numbers(*lengths: int) -> Array:
+        whole = rng.integers(-100, 100, lengths)
+        return rng.choice(AWKWARD, lengths) if kind is np.float32 else whole.astype(kind)
+
+    threads, n = data.draw(st.sampled_from([1, 2])), shape[axis]
+    wanted = (*shape[:axis], count, *shape[axis + 1 :])
+    x, places, updates = numbers(*shape), rng.integers(-n, n, wanted), numbers(*wanted)
+    joins = {
+        "reduction": data.draw(st.sampled_from(["sum", "prod", "min", "max"])),
+        "use_init_val": data.draw(st.booleans()),
+    }
+    rows = rng.integers(-shape[0], shape[0], (count, 1))
+    join = data.draw(st.sampled_from(["sum", "sub", "prod", "min", "max"]))
+    with np.errstate(all="ignore"):
+        same(ELEMENTS, "ScatterElementsUpdate", [x, places, updates, np.asarray(axis)], isa, threads, (3,), **joins)
+        same(POSITIONS, "ScatterNDUpdate", [x, rows, numbers(count, *shape[1:])], isa, threads, reduction=join)
+
+
+def same(
+    kernel: Kernel, type: str, inputs: list[Array], isa: Isa, threads: int, constants: tuple[int, ...] = (), **more: Any
+) -> None:
+    """As `check`, but one NaN is as good as another."""
+    make: Any = REGISTRY[type]
+    op: Op = make(**more)
+    (actual,), (expected,) = run(kernel, op, inputs, isa, threads, constants), op.eval(*inputs)
+    np.testing.assert_array_equal(actual, expected)
+    np.testing.assert_array_equal(np.signbit(actual[actual == 0]), np.signbit(expected[expected == 0]))
+
+
 @ISAS
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
@@ -74,8 +115,7 @@ def test_running_sums(isa: Isa, data: st.DataObject) -> None:
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
     kind: Any = data.draw(st.sampled_from([np.float32, np.int32, np.int64]))
     rng = np.random.default_rng(0)
-    awkward = np.array([-0.0, 0.0, 1e30, -1e30, 1.5, np.inf, np.nan], np.float32)
-    x = rng.choice(awkward, shape) if kind is np.float32 else rng.integers(-(2**31), 2**31, shape).astype(kind)
+    x = rng.choice(AWKWARD, shape) if kind is np.float32 else rng.integers(-(2**31), 2**31, shape).astype(kind)
     flags = {"exclusive": data.draw(st.booleans()), "reverse": data.draw(st.booleans())}
     with np.errstate(all="ignore"):
         make: Any = REGISTRY["CumSum"]
@@ -88,8 +128,8 @@ def test_running_sums(isa: Isa, data: st.DataObject) -> None:
 def test_refusals_are_words() -> None:
     x, places = np.zeros((3, 4), np.float32), np.zeros((2, 1), np.int64)
     joined: Any = REGISTRY["ScatterNDUpdate"]
-    node = make_node(joined("sum"), [x, places, np.zeros((2, 4), np.float32)])
-    assert POSITIONS.applies(node, HOST_ISAS[0]) == "updates are joined with what is there"
+    node = make_node(joined("sum"), [x.astype(np.uint8), places, np.zeros((2, 4), np.uint8)])
+    assert POSITIONS.applies(node, HOST_ISAS[0]) == "updates of type u8 are joined with what is there"
     few: Any = REGISTRY["ScatterElementsUpdate"]
     node = make_node(few(), [x, places, np.zeros((2, 1), np.float32), np.asarray(0)], (3,))
     assert ELEMENTS.applies(node, HOST_ISAS[0]) == "the indices do not cover the other axes"

@@ -1,7 +1,7 @@
 """Reading and writing elements at positions that a tensor holds: GatherND, GatherElements, the Scatter operations.
 
-What is written twice keeps its last value, as in the reference: one thread writes all that can meet. A position outside
-is taken to the nearest inside, so that nothing else is read or written.
+What is written twice keeps its last value, or joins the updates in their order, as in the reference: one thread writes
+all that can meet. A position outside is taken to the nearest inside, so that nothing else is read or written.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from lpir.devices.cpu.codegen.abi import F32, Ref
 from lpir.devices.cpu.codegen.abi import Kernel as Code
-from lpir.devices.cpu.codegen.emitter import Function, Value
+from lpir.devices.cpu.codegen.emitter import Function, Value, size_of
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.copy import View, copy
@@ -22,8 +22,37 @@ from lpir.devices.cpu.kernels.elements import element_size, not_movable, registe
 from lpir.devices.cpu.kernels.geometry import dense_strides
 from lpir.ir.graph import Node
 from lpir.ir.op import Op
-from lpir.ir.types import i32, i64
+from lpir.ir.types import f32, i32, i64
 from lpir.ops.boundary import constant_data
+from lpir.record import record
+
+# LLVM's types of what updates may join
+JOINED = {f32: "float", i32: "i32", i64: "i64"}
+# for a join: what a place holds before its first update where what was there does not count
+NEUTRAL = {"sum": 0, "prod": 1, "min": math.inf, "max": -math.inf}
+
+
+@record
+class Join:
+    """How an update joins what is there: a reduction of the Scatter operations, or "fill", which starts one anew."""
+
+    kind: str
+    type: str
+    start: float = 0
+
+    def apply(self, f: Function, old: Value, new: Value) -> Value:
+        """What is there afterwards."""
+        kind, is_float = self.kind, self.type == "float"
+        if kind == "fill":
+            return f.const(self.type, self.start)
+        if kind in ("min", "max"):
+            if not is_float:
+                return f.intrinsic(f"llvm.s{kind}", self.type, old, new)
+            # NumPy's: a NaN stays, and of two that are equal the new one
+            better = f.fcmp("olt" if kind == "min" else "ogt", old, new)
+            return f.select(f.binary("or", better, f.fcmp("uno", old, old)), old, new)
+        name = {"sum": "add", "sub": "sub", "prod": "mul"}[kind]
+        return f.binary(f"f{name}" if is_float else name, old, new)
 
 
 def place(f: Function, at: Value, index_type: str, length: Value) -> Value:
@@ -34,7 +63,7 @@ def place(f: Function, at: Value, index_type: str, length: Value) -> Value:
 
 
 @functools.lru_cache(maxsize=16)
-def tuple_kernel(index_type: str, scatter: bool) -> Code:
+def tuple_kernel(index_type: str, scatter: bool, join: Join | None = None) -> Code:
     """Runs of bytes at positions of several numbers.
 
     Parameters: `whole`, where the positions are; `indices [batch * count, depth]`; `runs`, one a position; `lengths`,
@@ -58,12 +87,21 @@ def tuple_kernel(index_type: str, scatter: bool) -> Code:
             index = place(f, f.gep(p["indices"], f.add(row, j.index), index_type), index_type, length)
             j.next = [f.add(j.values[0], f.mul(index, stride))]
         there, run = f.gep(p["whole"], j.results[0]), f.gep(p["runs"], f.mul(item.index, p["run"]))
-        f.memcpy(there, run, p["run"]) if scatter else f.memcpy(run, there, p["run"])
+        if join is not None:
+            size = size_of(join.type)
+            with f.loop(0, p["run"], size, name="byte") as byte:
+                _join(f, join, f.gep(there, byte.index), f.gep(run, byte.index))
+        else:
+            f.memcpy(there, run, p["run"]) if scatter else f.memcpy(run, there, p["run"])
     return f.kernel()
 
 
+def _join(f: Function, join: Join, there: Value, update: Value) -> None:
+    f.store(join.apply(f, f.load(join.type, there), f.load(join.type, update)), there)
+
+
 @functools.lru_cache(maxsize=64)
-def axis_kernel(index_type: str, size: int, scatter: bool) -> Code:
+def axis_kernel(index_type: str, size: int, scatter: bool, join: Join | None = None) -> Code:
     """Elements of `size` bytes at places along an axis.
 
     Parameters: `whole [outer, length, inner]`; `indices` and `parts [outer, count, inner]`.
@@ -79,7 +117,10 @@ def axis_kernel(index_type: str, size: int, scatter: bool) -> Code:
             index = place(f, f.gep(p["indices"], item, index_type), index_type, p["length"])
             there = f.gep(p["whole"], f.add(f.add(whole, f.mul(index, p["inner"])), i.index), element)
             part = f.gep(p["parts"], item, element)
-            f.store(f.load(element, part), there) if scatter else f.store(f.load(element, there), part)
+            if join is not None:
+                _join(f, join, there, part)
+            else:
+                f.store(f.load(element, part), there) if scatter else f.store(f.load(element, there), part)
     return f.kernel()
 
 
@@ -88,9 +129,27 @@ def _refuse(node: Node, index: int) -> str | None:
     type = node.inputs[index].element_type
     if type not in (i32, i64):
         return f"indices of type {type}"
-    if getattr(node.op, "reduction", "none") != "none":
-        return "updates are joined with what is there"
+    kind, joined = str(getattr(node.op, "reduction", "none")), node.inputs[0].element_type
+    if kind == "mean":
+        return "updates are averaged"
+    if kind != "none" and joined not in JOINED:
+        return f"updates of type {joined} are joined with what is there"
     return not_movable(node)
+
+
+def _joins(node: Node) -> list[Join | None]:
+    """How updates are written, pass by pass."""
+    op, type = node.op, node.inputs[0].element_type
+    kind = str(getattr(op, "reduction", "none"))
+    if kind == "none":
+        return [None]
+    join = Join(kind, JOINED[type])
+    if getattr(op, "use_init_val", True):
+        return [join]
+    start: float = NEUTRAL[kind]
+    if not type.is_float and math.isinf(start):
+        start = type.limits[1] if start > 0 else type.limits[0]
+    return [Join("fill", JOINED[type], start), join]
 
 
 def _index_type(node: Node) -> str:
@@ -114,7 +173,7 @@ def _copied(node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
 
 
 class Positions(Kernel):
-    """GatherND, and ScatterNDUpdate and ScatterUpdate without a reduction."""
+    """GatherND, ScatterNDUpdate and ScatterUpdate."""
 
     name: ClassVar[str] = "positions"
     ops: ClassVar[tuple[type[Op], ...]] = registered("GatherND", "ScatterNDUpdate", "ScatterUpdate")
@@ -142,12 +201,12 @@ class Positions(Kernel):
             "count": math.prod(places) if shared else math.prod(places[before:-1]),
             **{"batch_bytes": math.prod(shape[before:]) * size, "run": math.prod(shape[before + depth :]) * size},
         }
-        step = Step.of(tuple_kernel(_index_type(node), scatter), values)
-        return [*_copied(node, isa, ctx), step] if scatter else [step]
+        steps = [Step.of(tuple_kernel(_index_type(node), scatter, join), values) for join in _joins(node)]
+        return [*_copied(node, isa, ctx), *steps] if scatter else steps
 
 
 class Elements(Kernel):
-    """GatherElements, and ScatterElementsUpdate without a reduction."""
+    """GatherElements and ScatterElementsUpdate; not means."""
 
     name: ClassVar[str] = "elements"
     ops: ClassVar[tuple[type[Op], ...]] = registered("GatherElements", "ScatterElementsUpdate")
@@ -173,8 +232,9 @@ class Elements(Kernel):
             **{"outer": math.prod(shape[:axis]), "length": shape[axis], "count": places[axis]},
             "inner": math.prod(shape[axis + 1 :]),
         }
-        code = axis_kernel(_index_type(node), element_size(node.output.element_type) or 1, scatter)
-        return [*(_copied(node, isa, ctx) if scatter else []), Step.of(code, values)]
+        size = element_size(node.output.element_type) or 1
+        steps = [Step.of(axis_kernel(_index_type(node), size, scatter, join), values) for join in _joins(node)]
+        return [*(_copied(node, isa, ctx) if scatter else []), *steps]
 
 
 KERNELS: list[Kernel] = [Positions(), Elements()]
