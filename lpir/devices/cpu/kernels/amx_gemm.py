@@ -41,8 +41,8 @@ TOGETHER = 8
 L1, L2, SMALL_WEIGHTS = 40 * 1024, 1024 * 1024, 96 * 1024
 # what a byte from outside of a core's own caches costs, in bytes of the second one
 FAR = 5
-# and one that another core wrote, in bytes from outside
-OTHER_CORE = 2
+# measured: and one that another core wrote, in bytes from outside
+OTHER_CORE = 8
 # measured: cycles of a step of a block, of finishing a block, and bytes from outside of a core's own caches
 STEP_CYCLES, FINISH_CYCLES, BYTES_A_CYCLE = 90, 300, 8
 CONFIG_BYTES = 64
