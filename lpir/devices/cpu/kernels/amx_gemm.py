@@ -75,7 +75,7 @@ class Form:
 
     `across`, `down`: tiles of channels and of rows in a block; `affine`: one run of channels; `linear`: see TileRows;
     `joint`: the channels of a block follow each other; `together`: rows that are finished and stored together; `ahead`:
-    cache lines of the next block's weights that each step asks for.
+    cache lines of the next block's weights that each step asks for; `zero`: sums start from zero, not from `init`.
     """
 
     down: int
@@ -85,6 +85,7 @@ class Form:
     joint: bool
     together: int
     ahead: int
+    zero: bool = False
 
 
 @record
@@ -224,19 +225,41 @@ def first_channels(n: int, across: int, joint: bool) -> Array:
     return np.minimum(np.arange(across) * LANES, n - LANES)[None]
 
 
-def build(
-    isa: Isa, offsets: Array, n: int, runs: tuple[int, ...], length: int, epilogue: Epilogue, groups: int = 1
-) -> TileGemm:
-    """The kernel for pixels at byte `offsets`, `n >= 16` channels a group, and `runs` byte offsets with `length`
-    contiguous channels each."""
+def block_shape(offsets: Array, n: int, adds: bool) -> tuple[TileRows, int, int]:
+    """The tiles of rows, and how many of channels are in a block and how many rows are finished together.
+
+    `adds`: a tensor is added to what is summed up: finishing costs more than multiplying.
+    """
     across, down = (1, 4) if n == LANES else (2, 2)
-    rows = tile_rows(offsets, down)
-    weights = len(runs) * length * n
-    # weights that do not stay in the second cache come from the third, asked for one block ahead
-    ahead = 0 if weights <= SMALL_WEIGHTS else -(-LINES // (rows.tiles // rows.down))
+    rows = tile_rows(offsets, down, once=adds)
     together = TOGETHER // across
     while together > rows.down * rows.rows:
         together //= 2
+    return rows, across, together
+
+
+def computes_once(m: int, n: int) -> bool:
+    """Whether each of `n` channels of `m` pixels at one distance, to which a tensor is added, is finished just once."""
+    rows, across, together = block_shape(np.arange(m) * DEPTH, n, True)
+    return rows.rows * rows.tiles == m and rows.rows * rows.down % together == 0 and n % (across * LANES) == 0
+
+
+def build(
+    isa: Isa,
+    offsets: Array,
+    n: int,
+    runs: tuple[int, ...],
+    length: int,
+    epilogue: Epilogue,
+    groups: int = 1,
+    zero: bool = False,
+) -> TileGemm:
+    """The kernel for pixels at byte `offsets`, `n >= 16` channels a group, and `runs` byte offsets with `length`
+    contiguous channels each. `zero`: all initial sums are 0."""
+    rows, across, together = block_shape(offsets, n, epilogue.tensor_bytes > 0)
+    weights = len(runs) * length * n
+    # weights that do not stay in the second cache come from the third, asked for one block ahead
+    ahead = 0 if weights <= SMALL_WEIGHTS else -(-LINES // (rows.tiles // rows.down))
     form = Form(
         down=rows.down,
         across=across,
@@ -245,6 +268,7 @@ def build(
         joint=n >= across * LANES,
         together=together,
         ahead=1 << (ahead - 1).bit_length() if ahead else 0,
+        zero=zero,
     )
     code = _print(isa, form, epilogue)
     size = int(offsets[-1]) + max(runs) + length
@@ -343,8 +367,11 @@ class _Printer:
         f, across = self.f, self.form.across
         count = self.form.down * across
         for c in range(count):
-            # a stride of zero puts one line into every row
-            self.tile("tileloadd64", c, f.gep(init, c % across * 4 * LANES), f.const("i64", 0))
+            if self.form.zero:
+                self.tile("tilezero", c)
+            else:
+                # a stride of zero puts one line into every row
+                self.tile("tileloadd64", c, f.gep(init, c % across * 4 * LANES), f.const("i64", 0))
         with f.loop(0, f.p["steps"], nonempty=True, name="step") as k:
             self.step(rows, w, tile_bytes, ahead, k.index)
         pitch = f.const("i64", 4 * LANES * across)

@@ -20,6 +20,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MOST = 16  # rows of a tile
 # what a tile costs beside its rows, in rows: loads of weights, its share of the loop
 OVERHEAD = 6.0
+# how many times as many tiles are as good, if no pixel lies in two of them
+MOST_MORE = 1.15
 
 
 @record
@@ -44,10 +46,11 @@ class TileRows:
         return self.starts is None
 
 
-def tile_rows(offsets: Array, down: int) -> TileRows:
+def tile_rows(offsets: Array, down: int, once: bool = False) -> TileRows:
     """Tiles that hold every pixel, `down` of them or fewer together.
 
-    `offsets` [M]: byte offset of each pixel's row, 0 first, ascending.
+    `offsets` [M]: byte offset of each pixel's row, 0 first, ascending. `once`: rather a few tiles more than pixels that
+    lie in two of them.
     """
     count = len(offsets)
     stride = int(offsets[1] - offsets[0]) if count > 1 else 64
@@ -55,6 +58,9 @@ def tile_rows(offsets: Array, down: int) -> TileRows:
         return TileRows(count, stride, 1, 1)
     if np.array_equal(offsets, np.arange(count) * stride):
         tiles = -(-count // (down * MOST)) * down
+        if once:
+            more = range(tiles, int(tiles * MOST_MORE) + 1, down)
+            tiles = next((t for t in more if count % t == 0), tiles)
         rows = -(-count // tiles)
         if rows * down <= count:
             return TileRows(rows, stride, tiles, down)

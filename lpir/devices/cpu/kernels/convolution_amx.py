@@ -12,7 +12,9 @@ from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.convolution_int8 import ConvolutionInt8, MatMulInt8, weights_of
 from lpir.devices.cpu.kernels.epilogue import Bound
 from lpir.devices.cpu.kernels.product_int8 import Product
+from lpir.devices.cpu.kernels.rounding import MAGIC_BITS, by_additions, starts_from_magic
 from lpir.ir.graph import Node
+from lpir.ir.types import u8
 from lpir.ops.boundary import constant_data
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul
 
@@ -31,13 +33,16 @@ def amx_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
     if refuse_wide(product) is None:
         return wide_step(product, isa, ctx)
     groups, _, length, n = product.w.shape
-    gemm = amx_gemm.build(isa, product.offsets, n, product.runs, length, product.finish(), groups)
+    epilogue = product.finish(by_additions)
+    start = MAGIC_BITS if starts_from_magic(epilogue.expr) else 0
+    zero = start == product.zero_point == 0
+    gemm = amx_gemm.build(isa, product.offsets, n, product.runs, length, epilogue, groups, zero)
     rows = gemm.rows
     weights, sums = gemm.pack(product.w)
     call = amx_gemm.Call(
         x=product.x,
         weights=ctx.constant(weights),
-        init=ctx.constant((-product.zero_point * sums.astype(np.int64)).astype(np.int32)),
+        init=ctx.constant((start - product.zero_point * sums.astype(np.int64)).astype(np.int32)),
         config=ctx.constant(gemm.config()),
         out=ctx.ref(product.node.outputs[0]),
         out_stride=ctx.pitch(product.node.outputs[0]),
@@ -97,6 +102,19 @@ class ConvolutionAmx(ConvolutionInt8):
 
     def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
         return _interleaved(node, isa, ctx) or super().build(node, isa, ctx)
+
+    def reuses(self, node: Node) -> tuple[int, ...]:
+        """A tensor that is added, where each result is computed once, right behind what it is added to."""
+        op = node.op
+        assert isinstance(op, LoweredConvolution)
+        *kernel, _, n = node.inputs[1].shape.to_static()
+        out = node.outputs[0].shape.to_static()
+        if math.prod(kernel) > 1 or math.prod(op.strides) > 1 or op.groups > 1 or any((*op.pads_begin, *op.pads_end)):
+            return ()
+        if not amx_gemm.computes_once(math.prod(out[:-1]), n):
+            return ()
+        added = [v for v in node.inputs[2:] if v.element_type == u8 and v.shape == out and v is not node.inputs[0]]
+        return tuple(node.inputs.index(v) for v in added)
 
     def step(self, product: Product, isa: Isa, ctx: BuildContext) -> Step:
         return amx_step(product, isa, ctx)

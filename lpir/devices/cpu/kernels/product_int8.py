@@ -14,7 +14,7 @@ from lpir.devices.cpu.kernels.base import BuildContext, Step
 from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Rows
 from lpir.devices.cpu.kernels.igemm import IntGemm
 from lpir.devices.cpu.kernels.ranges import largest_code, sums_range
-from lpir.devices.cpu.kernels.rows import bind_operand, epilogue_of, operand_of
+from lpir.devices.cpu.kernels.rows import Rewrite, bind_operand, epilogue_of, operand_of
 from lpir.devices.cpu.kernels.tiling import Tile
 from lpir.ir.graph import Node
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul, expanded
@@ -54,11 +54,11 @@ class Product:
         """The largest activation, padding included."""
         return max(largest_code(self.node.inputs[0]), min(255, self.zero_point))
 
-    def finish(self) -> Epilogue:
-        """The epilogue as a kernel prints it."""
+    def finish(self, rewrite: Rewrite | None = None) -> Epilogue:
+        """The epilogue as a kernel prints it; `rewrite`: see `epilogue_of`."""
         operands = self.node.inputs[2:]
         sums = sums_range(np.moveaxis(self.w, 0, -2).reshape(-1, self.w.shape[0] * self.w.shape[-1]), self.zero_point)
-        return epilogue_of(self.epilogue, [operand_of(v, self.out) for v in operands], operands, sums)
+        return epilogue_of(self.epilogue, [operand_of(v, self.out) for v in operands], operands, sums, rewrite)
 
     def bound(self, ctx: BuildContext) -> list[Bound]:
         """The epilogue's operands."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from lpir.devices.cpu.codegen.vector import PRIMITIVES, memory_type
 from lpir.devices.cpu.kernels.base import BuildContext, Step
 from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Operand, Rows, element_bytes
 from lpir.devices.cpu.kernels.geometry import dense_strides
-from lpir.devices.cpu.kernels.ranges import without_clamp, without_codes
+from lpir.devices.cpu.kernels.ranges import Range, without_clamp, without_codes
 from lpir.errors import UnsupportedError
 from lpir.ir.graph import Node, Value
 from lpir.ir.types import i8, u8
@@ -22,6 +22,7 @@ from lpir.ops.boundary import constant_data
 from lpir.scalar.expr import Expr
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Rewrite = Callable[[Expr, Mapping[int, Range]], Expr]
 
 
 def grid_offsets(sizes: Sequence[int], strides: Sequence[int]) -> Array:
@@ -82,9 +83,14 @@ def bind_operand(value: Value, out: Sequence[int], ctx: BuildContext) -> Bound:
     return Bound(ctx.ref(value), Rows(table=ctx.constant(grid_offsets(out[:-1], strides[:-1]).astype(np.int32))))
 
 
-def epilogue_of(expr: Expr, kinds: Sequence[Operand], values: Sequence[Value], sums: tuple[Array, Array]) -> Epilogue:
-    """The epilogue `expr` over sums within `sums` (a channel each), without a clamp that a saturating pack does."""
-    leaves = {0: sums}
+def epilogue_of(
+    expr: Expr, kinds: Sequence[Operand], values: Sequence[Value], sums: Range, rewrite: Rewrite | None = None
+) -> Epilogue:
+    """The epilogue `expr` over sums within `sums` (a channel each), without a clamp that a saturating pack does.
+
+    `rewrite`: gives another expression of the same value, from one and the ranges of its leaves.
+    """
+    leaves: dict[int, Range] = {0: sums}
     for i, value in enumerate(values, 1):
         data = constant_data(value)
         if data is not None:
@@ -94,7 +100,8 @@ def epilogue_of(expr: Expr, kinds: Sequence[Operand], values: Sequence[Value], s
             leaves[i] = (np.asarray(float(low)), np.asarray(float(high)))
     expr = without_codes(expr, leaves)
     bare = without_clamp(expr, leaves)
-    return Epilogue(expr, kinds) if bare is None else Epilogue(bare, kinds, saturate=True)
+    final = expr if bare is None else bare
+    return Epilogue(rewrite(final, leaves) if rewrite else final, kinds, saturate=bare is not None)
 
 
 def pad_kernel() -> Kernel:
