@@ -72,6 +72,36 @@ def test_modules_are_let_go_of(machine: llvm.Machine) -> None:
     assert not any(close.alive for close in closes)
 
 
+LOOP = """
+define void @fill(ptr %p, i64 %n, i64 %by) {
+entry:
+  br label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %next, %head ]
+  %offset = mul i64 %i, %by
+  %at = getelementptr i8, ptr %p, i64 %offset
+  store i64 %offset, ptr %at
+  %next = add nsw i64 %i, 1
+  %more = icmp slt i64 %next, %n
+  br i1 %more, label %head, label %done
+done:
+  ret void
+}
+"""
+
+
+def test_lean_machines_leave_loops_as_printed_and_the_option_as_it_was(machine: llvm.Machine) -> None:
+    lean = llvm.Machine(llvm.text_of("GetDefaultTargetTriple"), "", "", 1, "default", "jitdefault", lean=True)
+
+    def assembly(machine: llvm.Machine) -> bytes:
+        return machine.emit(llvm.Module(llvm.Context(), machine.head + LOOP), is_object=False)
+
+    before = assembly(machine)
+    with llvm.LEANER, llvm.LEANER:
+        assert assembly(machine) == assembly(lean) != before
+    assert assembly(lean) != before == assembly(machine)
+
+
 def test_llvmlites_classes_are_not_imported() -> None:
     code = (
         "import sys, lpir.devices.cpu.codegen.llvm as llvm; llvm.initialize(); "

@@ -125,7 +125,7 @@ def _to_f32(value: float) -> float:
 class Loop:
     """A loop being printed: `index`, this round's carried `values`, the `next` ones, and the `results` behind it.
 
-    `again`: of a loop without a count, whether there is another round.
+    `again`: of a loop without a count, whether there is another round. `moving`: see `Function.moving`.
     """
 
     index: Value
@@ -133,6 +133,7 @@ class Loop:
     next: list[Value] = field(default_factory=list)
     again: Value | None = None
     results: list[Value] = field(default_factory=list)
+    moving: list[tuple[Value, Value, Operand]] = field(default_factory=list)
 
 
 class Function:
@@ -412,7 +413,8 @@ class Function:
             raise ValueError(f"loop carries {len(state.values)} values, its body states {len(state.next)}")
         latch = self._block
         lines = [f"  {index} = phi {index.type} [ {first}, %{before} ], [ {following}, %{latch} ]"]
-        for value, initial, after in zip(state.values, carried, state.next, strict=True):
+        moved = [(x, start, self._further(x, by)) for x, start, by in state.moving]
+        for value, initial, after in [*zip(state.values, carried, state.next, strict=True), *moved]:
             lines.append(f"  {value} = phi {value.type} [ {initial}, %{before} ], [ {after}, %{latch} ]")
         self._lines[phis:phis] = lines
         if nonempty:
@@ -422,6 +424,18 @@ class Function:
             self._lines.append(f"  br label %{head}")
         self._start(exit_)
         state.results = list(state.next if nonempty else state.values)
+
+    def moving(self, loop: Loop, start: Value, by: Operand) -> Value:
+        """An address, or an offset, that is `start` in the first round of `loop` and `by` bytes more in each next one.
+
+        It takes one addition, where what is worked out from the index may take a multiplication and a register more.
+        """
+        x = Value(start.type, self._name("at"))
+        loop.moving.append((x, start, by))
+        return x
+
+    def _further(self, x: Value, by: Operand) -> Value:
+        return self.gep(x, by) if x.type == "ptr" else self.add(x, by)
 
     @contextmanager
     def repeat(self, carried: Sequence[Value], name: str = "while") -> Iterator[Loop]:

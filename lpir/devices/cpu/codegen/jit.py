@@ -58,12 +58,17 @@ def _is_foreign(triple: str) -> bool:
     return not triple.startswith(host_arch()) and triple != host_triple()
 
 
-def _machine(triple: str, cpu: str, features: str, level: int, jit: bool = False) -> llvm.Machine:
+def _target(isa: Isa) -> tuple[str, str, str, bool]:
+    # where registers are few, merged addresses keep some from the stack; no ARM core was at hand to measure
+    return isa.triple, isa.cpu, isa.features, isa.is_x86 and isa.registers >= 32
+
+
+def _machine(triple: str, cpu: str, features: str, lean: bool, level: int, jit: bool = False) -> llvm.Machine:
     llvm.initialize()
     if _is_foreign(triple):
         llvm.initialize(foreign=True)
     kinds = ("default", "jitdefault") if jit else ("pic", "small")
-    return llvm.Machine(triple, cpu, features, level, *kinds)
+    return llvm.Machine(triple, cpu, features, level, *kinds, lean)
 
 
 def _modules(texts: Iterable[str], machine: llvm.Machine) -> list[llvm.Module]:
@@ -93,7 +98,7 @@ def _joined(texts: Iterable[str]) -> str:
 
 def assembly(texts: Iterable[str], isa: Isa) -> str:
     """The assembly of kernels for `isa`, which this host need not run."""
-    machine = _machine(isa.triple, isa.cpu, isa.features, LEVEL)
+    machine = _machine(*_target(isa), LEVEL)
     return "\n".join(machine.emit(module, is_object=False).decode() for module in _modules(texts, machine))
 
 
@@ -109,7 +114,7 @@ def object_file(text: str, isa: Isa) -> bytes:
     Raises InputError when LLVM refuses the text.
     """
     level = QUICK_LEVEL if text.startswith(QUICK) else LEVEL
-    machine, context = _compiler(isa.triple, isa.cpu, isa.features, level)
+    machine, context = _compiler(*_target(isa), level)
     module = llvm.Module(context, machine.head + text)
     if not text.startswith((AS_PRINTED, QUICK)):
         module.optimize(machine)
@@ -183,7 +188,8 @@ class Jit:
     def _jit(self) -> dict[str, int]:
         # an engine owns its machine and its module
         def machine() -> llvm.Machine:
-            return _machine(host_triple(), self.isa.cpu, self.isa.features, LEVEL, jit=True)
+            _, cpu, features, lean = _target(self.isa)
+            return _machine(host_triple(), cpu, features, lean, LEVEL, jit=True)
 
         engines = [llvm.Engine(module, machine()) for module in _modules(self._texts.values(), machine())]
         self._code += engines

@@ -15,6 +15,7 @@ import platform
 import sys
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -68,11 +69,14 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "GetFunctionAddress": (ctypes.c_uint64, (HANDLE, TEXT)),
     "DisposeExecutionEngine": (None, (HANDLE,)),
     "DisposeString": (None, (HANDLE,)),
+    "SetCommandLine": (None, (TEXT, TEXT)),
 }
 # what runs long enough for other threads to have the interpreter meanwhile; getting it back takes longer than the rest
 LONG = {"ParseAssembly", "RunNewModulePassManager", "TargetMachineEmitToMemory", "FinalizeObject"}
 LONG |= {"CreateMCJITCompiler"} | {name for name in SIGNATURES if name.startswith("Initialize")}
 _LOCK = Lock()
+# Loop strength reduction is a sixth of the time, and kernels are printed with their addresses worked out.
+LEAN, USUAL = b"-disable-lsr", b"-disable-lsr=false"
 
 
 @functools.cache
@@ -146,10 +150,35 @@ def host_features() -> set[str]:
     return {name[1:] for name in text_of("GetHostCPUFeatures").split(",") if name.startswith("+")}
 
 
+class _Lean:
+    """Sets the option `LEAN` while any thread is inside: it is the process's, and others may compile in it as well."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                function("SetCommandLine")(b"lpir", LEAN)
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                function("SetCommandLine")(b"lpir", USUAL)
+
+
+LEANER = _Lean()
+
+
 class Machine:
     """Code generation for one target at one level of optimization. One thread uses it at a time."""
 
-    def __init__(self, triple: str, cpu: str, features: str, level: int, relocation: str, model: str) -> None:
+    def __init__(
+        self, triple: str, cpu: str, features: str, level: int, relocation: str, model: str, lean: bool = False
+    ) -> None:
+        """`lean`: addresses in loops are left as they are printed."""
         target = call("GetTargetFromTriple", triple.encode())
         words = [text.encode() for text in (triple, cpu, features)]
         jit = model == "jitdefault"
@@ -161,12 +190,14 @@ class Machine:
         data = function("CreateTargetMachineData")(self.handle)
         layout = text_of("CopyStringRepOfTargetData", data)
         function("DisposeTargetData")(data)
+        self.options = LEANER if lean else nullcontext()
         # how every text for this target begins
         self.head = f'target triple = "{triple}"\ntarget datalayout = "{layout}"\n'
 
     def emit(self, module: Module, is_object: bool = True) -> bytes:
         """The object file of a module, or its assembly."""
-        buffer = call("TargetMachineEmitToMemory", self.handle, module.handle, int(is_object))
+        with self.options:
+            buffer = call("TargetMachineEmitToMemory", self.handle, module.handle, int(is_object))
         try:
             return ctypes.string_at(function("GetBufferStart")(buffer), function("GetBufferSize")(buffer))
         finally:

@@ -35,6 +35,7 @@ from lpir.devices.cpu.kernels.depthwise_weights import Array, Shape
 from lpir.devices.cpu.kernels.epilogue import Epilogue, element_bytes, row_pointer, store_lanes
 from lpir.devices.cpu.kernels.interleave import Interleaved, pack_bytes, to_lane_order, to_memory_order
 from lpir.ir.types import i32
+from lpir.record import record
 from lpir.scalar.expr import Expr
 
 
@@ -42,6 +43,14 @@ from lpir.scalar.expr import Expr
 def build(isa: Isa, shape: Shape, fold: int, narrow: bool, epilogue: Epilogue, ordered: frozenset[int]) -> Kernel:
     """The kernel for one shape class. `narrow`: fewer channels than a block; `ordered`: leaves that `spread` stored."""
     return _Printer(isa, shape, fold, narrow, epilogue, ordered).kernel()
+
+
+@record
+class _Window:
+    """A column of the input and its distance in bytes from the start of its row."""
+
+    column: Value
+    offset: Value
 
 
 class _Printer:
@@ -127,28 +136,48 @@ class _Printer:
         """All output columns of the folded rows of one block."""
         f, s = self.f, self.shape
         outs = [f.mul(row, f.p["columns"]) for row in self.rows]
+        width = f.mul(f.p["channels"], element_bytes(self.epilogue.type))
+        places = [f.gep(row_pointer(f, f.p["out"], width, out), self.n, self._out_type()) for out in outs]
         waiting = [list(self.init) for _ in range(s.carried)]
+        first = f.mul(f.sub(0, f.p["pad"]), f.p["channels"])
+        start = _Window(f.const("i64", 0), first)
         if s.dilation == 1:
             for c in range(max(0, s.width - s.stride)):
-                self._add(waiting, self._column(f.const("i64", c)), c)
+                self._add(waiting, self._column(start, self._ahead(c)), c)
         for before in range(1, 1 + max((strip.later for strip in s.strips), default=0)):
-            self._add_strips(waiting, f.const("i64", -before * s.stride), before)
+            left = f.add(first, f.mul(f.p["channels"], -before * s.stride))
+            self._add_strips(waiting, _Window(f.const("i64", -before * s.stride), left), before, self._strip_columns())
         flat = [v for sums in waiting for v in sums]
+        fresh = range(max(0, s.width - s.stride), s.width) if s.dilation == 1 else range(s.width)
+        columns, strip = [self._ahead(k * s.dilation) for k in fresh], self._strip_columns()
+        step = f.mul(f.p["channels"], s.stride)
         with f.loop(0, f.p["columns"], carried=flat, nonempty=True, name="column") as x:
             sums = [x.values[4 * i : 4 * i + 4] for i in range(s.carried)] + [list(self.init)]
-            left = f.mul(x.index, s.stride)
-            fresh = range(max(0, s.width - s.stride), s.width) if s.dilation == 1 else range(s.width)
-            for k in fresh:
-                self._add(sums, self._column(f.add(left, k * s.dilation)), k)
-            self._add_strips(sums, left, 0)
-            self._store(sums[0], [f.add(out, x.index) for out in outs])
+            window = _Window(f.mul(x.index, s.stride), f.moving(x, first, step))
+            for k, column in zip(fresh, columns, strict=True):
+                self._add(sums, self._column(window, column), k)
+            self._add_strips(sums, window, 0, strip)
+            to = f.moving(x, f.const("i64", 0), width)
+            self._store(sums[0], [f.add(out, x.index) for out in outs], [f.gep(place, to) for place in places])
             x.next = [v for later in sums[1:] for v in later]
 
-    def _place(self, at: Value) -> tuple[Value, Value]:
-        """Whether a column, counted from the left padding, is inside, and its distance from the start of its row."""
+    def _out_type(self) -> str:
+        return memory_type(self.epilogue.type)
+
+    def _ahead(self, columns: int) -> _Window:
+        """How far a column lies behind the start of a window, less the padding: as a column, and in bytes."""
         f, p = self.f, self.f.p
-        x = f.sub(at, p["pad"])
-        return f.icmp("ult", x, p["in_columns"]), f.mul(x, p["channels"])
+        return _Window(f.sub(columns, p["pad"]), f.mul(p["channels"], columns))
+
+    def _strip_columns(self) -> list[_Window]:
+        s = self.shape
+        return [self._ahead(s.width - s.size + k) for k in range(s.size)] if s.strips else []
+
+    def _place(self, window: _Window, ahead: _Window) -> tuple[Value, Value]:
+        """Whether a column is inside, and its distance from the start of its row."""
+        f = self.f
+        inside = f.icmp("ult", f.add(window.column, ahead.column), f.p["in_columns"])
+        return inside, f.add(window.offset, ahead.offset)
 
     def _load(self, row: int, place: tuple[Value, Value]) -> Value:
         """The block of a column of a tap row; zero points where the column is outside."""
@@ -157,9 +186,9 @@ class _Printer:
         pointers = [f.select(inside, f.gep(base, offset), f.p["zeros"]) for base in self.bases[row]]
         return concat(f, [f.load(vector_of("i8", self.width), pointer) for pointer in pointers])
 
-    def _column(self, at: Value) -> list[Interleaved]:
+    def _column(self, window: _Window, ahead: _Window) -> list[Interleaved]:
         """The interleaved bytes of one column: an entry for each group of rows."""
-        place = self._place(at)
+        place = self._place(window, ahead)
         loaded = [[self._load(row, place) for row in rows] for rows in self.shape.groups]
         return [Interleaved.of(self.f, rows, self.shape.words) for rows in loaded]
 
@@ -173,14 +202,14 @@ class _Printer:
                     if t >= 0:
                         sums[i][v] = self._dot(sums[i][v], bytes_, t * len(column) + g, v)
 
-    def _add_strips(self, sums: list[list[Value]], left: Value, before: int) -> None:
-        """Adds the strip that ends under the output whose window starts at `left`, `before` that of `sums[0]`."""
+    def _add_strips(self, sums: list[list[Value]], window: _Window, before: int, columns: list[_Window]) -> None:
+        """Adds the strip of `columns` that ends under the output of `window`, `before` that of `sums[0]`."""
         f, s = self.f, self.shape
         wanted = [(n, strip.later - before) for n, strip in enumerate(s.strips, s.width * len(s.groups))]
         wanted = [(n, i) for n, i in wanted if i >= 0]
         if not wanted:
             return
-        places = [self._place(f.add(left, s.width - s.size + k)) for k in range(s.size)]
+        places = [self._place(window, column) for column in columns]
         strip = Interleaved.of(f, [self._load(s.rows - 1, place) for place in places], s.words)
         for v in range(4):
             bytes_ = strip.vector(f, v)
@@ -196,20 +225,18 @@ class _Printer:
         wide = vector_of("i16", self.bytes // 2)
         return f.add(acc, pmaddwd(f, f.convert("bitcast", a, wide), f.convert("bitcast", w, wide)))
 
-    def _store(self, sums: list[Value], pixels: list[Value]) -> None:
+    def _store(self, sums: list[Value], pixels: list[Value], outs: list[Value]) -> None:
         """Finishes an output pixel of each folded row."""
         f, e = self.f, self.epilogue
-        size = element_bytes(e.type)
         tensors = self._tensors(pixels)
         pack = e.ends_in_bytes
         parts = [e.finish(f, self.isa, acc, {**self.leaves[v], **tensors[v]}, pack) for v, acc in enumerate(sums)]
         result = pack_bytes(f, parts, self.isa.is_x86, e.saturate) if pack else to_memory_order(f, parts, self.bytes)
-        for part, m in zip(split(f, result, self.width), pixels, strict=True):
-            at = f.gep(row_pointer(f, f.p["out"], f.mul(f.p["channels"], size), m), f.mul(self.n, size))
+        for part, out in zip(split(f, result, self.width), outs, strict=True):
             if self.narrow:
-                store_lanes(f, part, at, f.p["channels"], self.isa.masks)
+                store_lanes(f, part, out, f.p["channels"], self.isa.masks)
             else:
-                f.store(part, at)
+                f.store(part, out)
 
     def _tensors(self, pixels: list[Value]) -> list[dict[int, Value]]:
         """Tensor leaves of one pixel of each folded row for the four vectors."""

@@ -321,7 +321,7 @@ class Printer:
         with f.loop(0, f.p["steps"], form.unroll, carried=[*sums, self.soon(tile)], nonempty=True, name="step") as k:
             *k.next, soon = k.values
             f.prefetch(soon, SECOND_CACHE)
-            at = f.gep(w, f.mul(k.index, column))
+            at = f.moving(k, w, form.unroll * column)
             for u in range(form.unroll):
                 offset = f.mul(k.index, 4) if form.affine else self.offset(f.p["offsets"], k.index, u)
                 vectors = range(u * column, (u + 1) * column, self.lanes * 4)

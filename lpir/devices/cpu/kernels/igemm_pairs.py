@@ -63,7 +63,7 @@ class _Printer(Printer):
         assert dot is not None
         column = vectors * self.lanes * CODES
         with f.loop(0, f.p["steps"], carried=self._pairs(sums), nonempty=True, name="step") as k:
-            at = f.gep(w, f.mul(k.index, column))
+            at = f.moving(k, w, column)
             offset = f.mul(k.index, CODES) if self.form.affine else self.offset(f.p["offsets"], k.index)
             weights = [f.load(self.byte_type, f.gep(at, v), 1) for v in range(0, column, self.lanes * 4)]
             for r in range(0, self.tile.rows, 2):
