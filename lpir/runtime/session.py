@@ -14,6 +14,7 @@ from lpir.errors import FileError, InputError
 from lpir.ir.graph import Value
 from lpir.ir.model import Model
 from lpir.ir.op import Array
+from lpir.runtime import registry
 from lpir.runtime.cache import compile_or_load
 from lpir.runtime.device import Device, Executable
 from lpir.runtime.explain import Explanation
@@ -108,6 +109,10 @@ class CompiledModel:
         Raises UnsupportedError that names the operations which run in Python.
         """
         return self.executable.export_model()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a process that gets it needs neither the model nor LLVM
+        return _from_pickle, (self.device.name, self.export_model(), self.config)
 
     def release_memory(self) -> None:
         """Frees the buffers of idle requests."""
@@ -355,6 +360,10 @@ def compile_source(
     values = device.configure(config)
     executable, own, users = compile_or_load(device, source, read, values)
     return CompiledModel(executable, own, users, device, values)
+
+
+def _from_pickle(device: str, exported: bytes, config: Mapping[str, Any]) -> CompiledModel:
+    return import_on(registry.load(device), exported, config)
 
 
 def import_on(device: Device, source: bytes | Path, config: Mapping[str, Any] | None) -> CompiledModel:

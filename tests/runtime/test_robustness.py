@@ -5,8 +5,14 @@ from __future__ import annotations
 import io
 import math
 import os
+import pickle
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +21,7 @@ import pytest
 
 import lpir
 from lpir.devices.cpu.threads import ThreadPool
-from lpir.errors import FileError, InputError
+from lpir.errors import FileError, InputError, UnsupportedError
 from lpir.ir.graph import Node, Value
 from lpir.ir.model import Model
 from lpir.ir.types import f32
@@ -225,6 +231,47 @@ def test_a_model_that_is_dropped_while_it_runs(expected: Any) -> None:
     assert_close(request.results[0], expected, EXACT)
 
 
+def test_a_queue_goes_on_behind_a_callback_that_fails(compiled: lpir.CompiledModel) -> None:
+    """Every inference has its callback; `wait_all` raises the first error once."""
+    queue, seen = lpir.AsyncInferQueue(compiled, 2), []
+
+    def fail(_: Any, number: int) -> None:
+        seen.append(number)
+        if number == 3:
+            raise ValueError("mine")
+
+    queue.set_callback(fail)
+    for number in range(8):
+        queue.start_async(X, number)
+    with pytest.raises(ValueError, match="mine"):
+        queue.wait_all()
+    assert sorted(seen) == list(range(8))
+    queue.wait_all()
+
+
+def test_two_threads_with_one_request(
+    compiled: lpir.CompiledModel, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, entered, leave = compiled.create_infer_request(), threading.Event(), threading.Event()
+    run = request.runner.run
+
+    def slow(arrays: Any) -> Any:
+        entered.set()
+        leave.wait(60)
+        return run(arrays)
+
+    monkeypatch.setattr(request.runner, "run", slow)
+    first = threading.Thread(target=request.infer, args=(X,))
+    first.start()
+    entered.wait(60)
+    for again in (request.infer, request.start_async):
+        with pytest.raises(InputError, match="running; wait for it, or use one request a thread"):
+            again(X)
+    leave.set()
+    first.join()
+    assert_close(request.infer(X)[0], expected, EXACT)
+
+
 # -- processes --------------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +312,74 @@ def _leave(compiled: lpir.CompiledModel, expected: Any) -> None:
         code = 0 if all(np.array_equal(y, expected) for y in (compiled(X)[0], request.results[0], again(X)[0])) else 2
     finally:
         os._exit(code)
+
+
+RUNNING = """
+import numpy as np, lpir
+from tests.passes.networks import mobile_block
+compiled = lpir.compile_model(mobile_block(), "CPU", {"INFERENCE_NUM_THREADS": 2})
+x = np.zeros((1, 3, 8, 8), np.float32)
+queue, requests = lpir.AsyncInferQueue(compiled, 2), [compiled.create_infer_request() for _ in range(4)]
+for _ in range(50):
+    queue.start_async(x)
+for request in requests:
+    request.start_async(x)
+"""
+
+
+def test_a_process_ends_while_it_infers() -> None:
+    done = subprocess.run([sys.executable, "-c", RUNNING], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_compiled_model_goes_to_another_process(compiled: lpir.CompiledModel, expected: Any) -> None:
+    """As a library: what cannot be one says why."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        assert_close(pool.submit(_first_output, compiled, X).result(120), expected, EXACT)
+    p = parameter((-1, 8), f32, "x")
+    dynamic = lpir.compile_model(Model([Node(Result(), [make("Relu", p.outputs[0])], "y")], [p]), "CPU")
+    with pytest.raises(UnsupportedError, match="dynamic shapes"):
+        pickle.dumps(dynamic)
+
+
+def _first_output(compiled: lpir.CompiledModel, x: Any) -> Any:
+    return compiled(x)[0]
+
+
+@pytest.mark.parametrize("place", ["folder", "link to nothing", "link to itself", "pipe"])
+@pytest.mark.filterwarnings("ignore:CACHE_DIR:RuntimeWarning")
+def test_what_lies_in_the_cache_is_no_file(place: str, expected: Any, tmp_path: Path) -> None:
+    lpir.compile_model(mobile_block(), "CPU", {"CACHE_DIR": tmp_path})
+    (entry,) = tmp_path.iterdir()
+    entry.unlink()
+    {
+        "folder": entry.mkdir,
+        "link to nothing": lambda: entry.symlink_to(tmp_path / "nothing"),
+        "link to itself": lambda: entry.symlink_to(entry),
+        "pipe": lambda: os.mkfifo(entry),
+    }[place]()
+    again = lpir.compile_model(mobile_block(), "CPU", {"CACHE_DIR": tmp_path})
+    assert again.get_property("LOADED_FROM_CACHE") is False
+    assert_close(again(X)[0], expected, EXACT)
+
+
+def test_threads_fill_a_cache_together(expected: Any, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(
+            pool.map(lambda _: lpir.compile_model(mobile_block(), "CPU", {"CACHE_DIR": tmp_path})(X)[0], range(8))
+        )
+    for output in found:
+        assert_close(output, expected, EXACT)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_cache_that_is_deleted_while_its_model_runs(expected: Any, tmp_path: Path) -> None:
+    for hit in (False, True):
+        compiled = lpir.compile_model(mobile_block(), "CPU", {"CACHE_DIR": tmp_path / "cache"})
+        assert compiled.get_property("LOADED_FROM_CACHE") is hit
+    shutil.rmtree(tmp_path / "cache")
+    assert_close(compiled(X)[0], expected, EXACT)
+    assert_close(compiled.create_infer_request().infer(X)[0], expected, EXACT)
 
 
 def test_compiled_models_come_from_anywhere(compiled: lpir.CompiledModel, expected: Any, tmp_path: Path) -> None:
