@@ -30,12 +30,15 @@ class Weights:
 
     def scale_along(self, axes: tuple[int, ...]) -> Array | None:
         """The scale as a tensor over `axes` of the codes (float32), or None when it varies along another axis."""
-        full = np.broadcast_to(self.scale, self.codes.shape)
-        others = tuple(i for i in range(full.ndim) if i not in axes)
-        first = full[tuple(slice(None) if i in axes else slice(0, 1) for i in range(full.ndim))]
-        if self.scale.size > 1 and not np.array_equal(np.broadcast_to(first, full.shape), full):
+        shape = self.codes.shape
+        # as small as it is: a copy for every code takes longer than all else here
+        scale = self.scale.reshape((1,) * (len(shape) - self.scale.ndim) + self.scale.shape)
+        first = scale[tuple(slice(None) if i in axes else slice(0, 1) for i in range(len(shape)))]
+        if not np.array_equal(np.broadcast_to(first, scale.shape), scale):
             return None
-        return np.asarray(first, np.float32).squeeze(others) if others else np.asarray(first, np.float32)
+        others = tuple(i for i in range(len(shape)) if i not in axes)
+        full = np.broadcast_to(first, [n if i in axes else 1 for i, n in enumerate(shape)])
+        return np.asarray(full, np.float32).squeeze(others)
 
 
 @record(eq=False)

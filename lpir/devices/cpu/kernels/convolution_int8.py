@@ -42,10 +42,10 @@ def refuse_weights(node: Node) -> str | None:
 
 
 def weights_of(node: Node) -> Array:
-    """The constant behind input 1; its bytes may lie in another order."""
+    """The constant behind input 1, the weights of an output channel side by side as in a file."""
     op = node.inputs[1].node.op
     assert isinstance(op, Constant)
-    return op.data
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(op.data, -1, 0)), 0, -1)
 
 
 class ConvolutionInt8(Kernel):

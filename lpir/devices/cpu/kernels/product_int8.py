@@ -57,7 +57,8 @@ class Product:
     def finish(self, rewrite: Rewrite | None = None) -> Epilogue:
         """The epilogue as a kernel prints it; `rewrite`: see `epilogue_of`."""
         operands = self.node.inputs[2:]
-        sums = sums_range(np.moveaxis(self.w, 0, -2).reshape(-1, self.w.shape[0] * self.w.shape[-1]), self.zero_point)
+        low, high = zip(*[sums_range(part, self.zero_point) for part in self.w], strict=True)
+        sums = np.concatenate(low), np.concatenate(high)
         return epilogue_of(self.epilogue, [operand_of(v, self.out) for v in operands], operands, sums, rewrite)
 
     def bound(self, ctx: BuildContext) -> list[Bound]:

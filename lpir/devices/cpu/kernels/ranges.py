@@ -161,11 +161,10 @@ def largest_code(value: Value) -> int:
 
 def sums_range(w: Array, zero_point: int | Array) -> Range:
     """Smallest and largest `sum((x - zero_point) * w)` of u8 `x` for each output channel, the last axis of `w`."""
-    # files have the weights of a channel side by side
-    rows = np.moveaxis(w, -1, 0).reshape(w.shape[-1], -1)
     # bytes are added up as they are: a copy in float64 would be eight times as large; 128 is a byte without a sign
     is_bytes = w.dtype == np.int8
-    sizes, kind = (np.abs(rows).view(np.uint8), np.int32) if is_bytes else (np.abs(rows), np.int64)
-    total, size = (part.sum(1, dtype=kind).astype(np.float64) for part in (rows, sizes))
+    sizes, kind = (np.abs(w).view(np.uint8), np.int32) if is_bytes else (np.abs(w), np.int64)
+    axes = tuple(range(w.ndim - 1))
+    total, size = (part.sum(axes, dtype=kind).astype(np.float64) for part in (w, sizes))
     low, high = (total - size) / 2, (total + size) / 2
     return low * (255 - zero_point) - high * zero_point, high * (255 - zero_point) - low * zero_point
