@@ -121,6 +121,13 @@ def _to_f32(value: float) -> float:
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
+@functools.cache
+def _mask(indices: tuple[int, ...]) -> str:
+    """The third operand of a shuffle; -1 is any lane."""
+    lanes = ", ".join("i32 poison" if i < 0 else f"i32 {i}" for i in indices)
+    return f"<{len(indices)} x i32> <{lanes}>"
+
+
 @dataclass
 class Loop:
     """A loop being printed: `index`, this round's carried `values`, the `next` ones, and the `results` behind it.
@@ -230,9 +237,8 @@ class Function:
     def shuffle(self, a: Value, b: Value | None, indices: Sequence[int]) -> Value:
         """Lanes `indices` of `a` followed by `b`; -1 leaves a lane undefined."""
         type = vector_of(a.element, len(indices))
-        mask = ", ".join("i32 poison" if i < 0 else f"i32 {i}" for i in indices)
         other = f"{a.type} {b if b is not None else 'poison'}"
-        return self._emit(type, f"shufflevector {a.type} {a}, {other}, <{len(indices)} x i32> <{mask}>")
+        return self._emit(type, f"shufflevector {a.type} {a}, {other}, {_mask(tuple(indices))}")
 
     def extract(self, x: Value, lane: Operand) -> Value:
         """One element of a vector."""
