@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref, Word
-from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
+from lpir.devices.cpu.codegen.emitter import SECOND_CACHE, Function, Value, vector_of
 from lpir.devices.cpu.codegen.vector import concat, from_memory, memory_type, split
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import amx_gemm
@@ -42,6 +42,8 @@ TOGETHER = 2  # quads that are finished side by side: their operations hide each
 MOST_STEPS = 3
 # of rows and results that stay in the first cache from block to block
 CHUNK_BYTES = 24 * 1024
+# weights that an inference has displaced from a core's own caches before it comes back to them
+FAR_WEIGHTS = 48 * 1024
 LAG = 2  # products between that of a tile and its store
 
 
@@ -50,7 +52,8 @@ class WideForm:
     """What is compiled in: `single` step; whether there are blocks of 64 channels, and tiles of the rest (0, 1, 2).
 
     `stages`: how many times four tiles are multiplied before their sums are finished, where blocks are whole.
-    `linear`: all rows are at one distance.
+    `linear`: all rows are at one distance. `ahead`: cache lines of the next block's weights that are asked for beside
+    each round of finishing.
     """
 
     single: bool
@@ -58,6 +61,7 @@ class WideForm:
     rest: int
     stages: int
     linear: bool
+    ahead: int
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,9 @@ class WideGemm(TileGemm):
         return with_slack(np.concatenate(packed)), w.sum(axis=0, dtype=np.int32)[self.order]
 
     def chunk(self, pairs: int, blocks: int) -> int:
+        if self.wide.ahead:
+            # each block's weights pass once
+            return pairs
         pixels = self.form.down * self.rows.rows
         return min(pairs, max(1, CHUNK_BYTES // (pixels * (self.length + self.n))))
 
@@ -177,7 +184,11 @@ def build(isa: Isa, offsets: Array, n: int, length: int, epilogue: Epilogue) -> 
     rows = _tile_rows(offsets, n)
     assert rows is not None
     rest = rest_tiles(n) % TILES
-    wide = WideForm(length <= amx_gemm.DEPTH, n >= WIDE, rest, rows.down, rows.linear)
+    panel = -(-length // 4) * QUAD_BYTES
+    rounds = -(-rows.tiles * rows.rows // TOGETHER)
+    ahead = -(-panel // 64 // rounds) if panel * n // WIDE > FAR_WEIGHTS else 0
+    ahead = 1 << (ahead - 1).bit_length() if ahead else 0
+    wide = WideForm(length <= amx_gemm.DEPTH, n >= WIDE, rest, rows.down, rows.linear, ahead)
     form = amx_gemm.Form(down=rows.down, across=TILES, affine=True, linear=True, joint=True, together=TOGETHER, ahead=0)
     code = _print(isa, wide, epilogue)
     size = int(offsets[-1]) + length
@@ -252,14 +263,23 @@ class _Printer:
             for b in range(across):
                 self.tile("tileloadd64", self.tiles.weights[b], f.gep(w, f.mul(self.weight_bytes, b)), self.line)
         height = f.mul(p["rows"], stages * TILES // across)
-        with f.loop(begin, end, height, name="rows") as at:
+        following = f.gep(w, f.mul(f.mul(p["steps"], self.weight_bytes), across))
+        with f.loop(begin, end, height, carried=[following] * bool(self.form.ahead), name="rows") as at:
             # the last rows overlap those before
             first = f.smin(at.index, f.sub(p["m"], height))
             rows = self.row_tiles(first, stages * TILES // across)
             self.multiply(rows, w, init, across)
-            with f.loop(0, f.mul(p["rows"], stages), TOGETHER, nonempty=True, name="quad") as q:
+            with f.loop(0, f.mul(p["rows"], stages), TOGETHER, at.values, nonempty=True, name="quad") as q:
+                q.next = [self.ask(soon) for soon in q.values]
                 index = q.index if stages % TOGETHER == 0 else f.smin(q.index, f.sub(p["rows"], TOGETHER))
                 self.finish(index, f.add(first, index), out, leaves, across)
+            at.next = q.results
+
+    def ask(self, soon: Value) -> Value:
+        """Asks for the weights at `soon`; returns where the next ones are."""
+        for line in range(self.form.ahead):
+            self.f.prefetch(self.f.gep(soon, 64 * line), SECOND_CACHE)
+        return self.f.gep(soon, 64 * self.form.ahead)
 
     def row_tiles(self, first: Value, count: int) -> list[Value]:
         """Where the tiles of rows from row `first` on start."""
