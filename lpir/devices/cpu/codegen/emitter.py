@@ -148,10 +148,12 @@ class Function:
 
     `optimize=False`: the text is good as it is (values computed once, loops entered at the top, invariants outside), so
     LLVM's optimization passes, the greater part of its time, are left out; code generation still optimizes.
+    `aligned`: vectors that are kept on the stack do not lie across two cache lines, which takes a register.
     """
 
-    def __init__(self, name: str, params: Mapping[str, str], optimize: bool = True) -> None:
+    def __init__(self, name: str, params: Mapping[str, str], optimize: bool = True, aligned: bool = False) -> None:
         self.name = name
+        self._attributes = " alignstack(64)" if aligned else ""
         self.optimize = optimize
         self.params = tuple(params.items())
         self.tid = Value("i64", "%tid")
@@ -175,7 +177,8 @@ class Function:
         digest = hashlib.sha256((body + "".join(self._declared)).encode()).hexdigest()[:12]
         symbol = f"{self.name}_{digest}"
         note = [] if self.optimize else [AS_PRINTED]
-        head = [*note, *self._declared.values(), f"define void @{symbol}(ptr %params, i64 %tid, i64 %nthreads) {{"]
+        start = f"define void @{symbol}(ptr %params, i64 %tid, i64 %nthreads){self._attributes} {{"
+        head = [*note, *self._declared.values(), start]
         return Kernel(symbol, "\n".join([*head, body, ""]), self.params)
 
     def comment(self, text: str) -> None:

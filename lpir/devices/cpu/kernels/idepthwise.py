@@ -72,7 +72,8 @@ class _Printer:
             **epilogue.params(),
         }
         name = f"idepthwise_{isa.name}_{shape.rows}x{shape.width}s{shape.stride}f{fold}"
-        self.f = Function(name, params, optimize=False)
+        # weights and vectors from the stack take most of the loads that there can be
+        self.f = Function(name, params, optimize=False, aligned=True)
 
     def kernel(self) -> Kernel:
         f, p = self.f, self.f.p
