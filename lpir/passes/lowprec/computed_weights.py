@@ -3,7 +3,8 @@
     x [N, *S, C] -> under each tap [N, P, groups, taps, C / groups] -> [N, groups, P, taps * C / groups]
     w [groups, O / groups, C / groups, *K] -> [groups, O / groups, taps * C / groups]
 
-P output positions; in INT8 where both are codes, padding then being the zero point.
+P output positions; in INT8 where both are codes, padding then being the zero point. Depthwise ones stay convolutions,
+in float: each of their products would have one column.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ def convolve(state: Lowering, node: Node, op: LoweredConvolution) -> None:
     channels = x.shape[1].length // groups
     spatial = shape[len(shape) - len(op.strides) :]
     taps, outputs = math.prod(spatial), math.prod(shape) // (groups * channels * math.prod(spatial))
+    if channels == 1 and outputs == 1:
+        _depthwise(state, node, op)
+        return
     quants = _quants(state, x, w, taps * channels)
     if quants is None:
         left, right, zeros, epilogue = state.real(x, True), state.real(w), (0, 0), input_(0, f32)
@@ -50,6 +54,17 @@ def convolve(state: Lowering, node: Node, op: LoweredConvolution) -> None:
     product = state.emit(LoweredMatMul(True, *zeros, epilogue), [rows, right])
     moved = product if groups == 1 else _transposed(state, product, (0, 2, 1, 3))
     state.set_real(node.outputs[0], _shaped(state, moved, (*out, groups * outputs)), True)
+
+
+def _depthwise(state: Lowering, node: Node, op: LoweredConvolution) -> None:
+    x, w = node.inputs
+    if state.low_precision and state.has_codes(x):
+        state.refuse("each channel has a product of its own with weights that are not constant: float is faster")
+    shape = w.shape.to_static()
+    taps = shape[len(shape) - len(op.strides) :]
+    kernel = _transposed(state, _shaped(state, state.real(w), (op.groups, math.prod(taps))), (1, 0))
+    inputs = [state.real(x, True), _shaped(state, kernel, (*taps, 1, op.groups))]
+    state.set_real(node.outputs[0], state.emit(op, inputs), True)
 
 
 def _quants(state: Lowering, x: Value, w: Value, products: int) -> list[QuantType] | None:

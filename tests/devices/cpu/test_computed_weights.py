@@ -26,6 +26,8 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "strided, dilated": ((1, 4, 13, 12), (6, 4, 3, 3), {"strides": (2, 3), "dilations": (2, 1), "pads_end": (2, 0)}),
     "1x1": ((1, 4, 9, 7), (5, 4, 1, 1), {"pads_begin": (0, 0), "pads_end": (0, 0)}),
     "depthwise, as trackers correlate": ((1, 8, 12, 12), (8, 1, 1, 5, 5), {"pads_begin": (0, 0), "pads_end": (0, 0)}),
+    "depthwise, an odd number of channels": ((2, 37, 9, 8), (37, 1, 1, 3, 3), {"strides": (2, 1)}),
+    "depthwise, few channels": ((1, 3, 9, 8), (3, 1, 1, 3, 3), {}),
     "groups": ((2, 8, 9, 9), (2, 6, 4, 3, 3), {}),
 }
 
@@ -51,11 +53,15 @@ def test_computed_weights(name: str, quantized: bool, isa: str) -> None:
     model = model_of(name, quantized)
     compiled = lpir.compile_model(model, "CPU", {"ISA": isa, "INFERENCE_NUM_THREADS": 2})
     (row,) = [r for r in compiled.explain().rows if r.name == "tested"]
-    assert (row.precision, row.reasons) == ("INT8" if quantized else "FP32", ())
+    if "depthwise" in name:
+        assert (row.precision, row.kernel.split(", ")[-1]) == ("FP32", "fdepthwise")
+        assert len(row.reasons) == quantized
+    else:
+        assert (row.precision, row.reasons) == ("INT8" if quantized else "FP32", ())
     assert "eval" not in row.kernel
     rng = np.random.default_rng(4)
     arrays = [rng.normal(scale=3, size=v.shape.to_static()).astype(np.float32) for v in model.inputs]
-    if quantized:
+    if quantized and row.precision == "INT8":
         assert_close(compiled(arrays)[0], Interpreter(lower_model(model)).create_runner().run(arrays)[0], EXACT)
     else:
         terms = int(np.prod(CASES[name][1][-3:]))

@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from lpir.devices.cpu.codegen.abi import Kernel as Code
+from lpir.devices.cpu.codegen.abi import Ref
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.convolution_f32 import refuse
+from lpir.devices.cpu.kernels.copy import View, copy
 from lpir.devices.cpu.kernels.epilogue import Epilogue, Operand, element_bytes, store_lanes
 from lpir.devices.cpu.kernels.idepthwise import row_table
 from lpir.devices.cpu.kernels.rows import bind_operand, operand_of, refuse_operands
@@ -206,18 +208,13 @@ class DepthwiseF32(Kernel):
             return "not one channel a group"
         if math.prod(w[:-2]) > MAX_TAPS:
             return f"more than {MAX_TAPS} taps"
-        return (
-            refuse_operands(node, 2)
-            or refuse(node, isa)
-            or ("the weights are not constant" if constant_data(node.inputs[1]) is None else None)
-        )
+        return refuse_operands(node, 2) or refuse(node, isa)
 
     def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
         op = node.op
         assert isinstance(op, LoweredConvolution)
         x, out = node.inputs[0].shape.to_static(), node.output.shape.to_static()
-        w = np.ascontiguousarray(constant_data(node.inputs[1]))
-        size, channels = w.shape[:-2], w.shape[-1]
+        size, channels = node.inputs[1].shape.to_static()[:-2], x[-1]
         taps = math.prod(size)
         shape = Shape(
             rows=taps // size[-1],
@@ -230,18 +227,35 @@ class DepthwiseF32(Kernel):
         operands = node.inputs[2:]
         code, epilogue = kernel(isa, shape, op.epilogue, tuple(operand_of(v, out) for v in operands))
         table = row_table((*x[:-1], 4 * x[-1]), out, size, op.strides, op.dilations, op.pads_begin)
+        weights, steps = _weights(node, isa, ctx)
         values = {
             **{"x": ctx.ref(node.inputs[0]), "out": ctx.ref(node.output), "table": ctx.constant(table)},
-            **{
-                "zeros": ctx.constant(np.zeros(16, np.float32)),
-                "w": ctx.constant(pack(w.reshape(taps, channels), isa.lanes())),
-            },
+            **{"zeros": ctx.constant(np.zeros(16, np.float32)), "w": weights},
             **{"channels": channels, "blocks": -(-channels // isa.lanes()), "rows": len(table), "columns": out[-2]},
             **{"chunks": row_chunks(len(table), op.strides[0], ctx.threads)},
             **{"in_columns": x[-2], "pad": op.pads_begin[-1]},
             **epilogue.values([bind_operand(v, out, ctx) for v in operands]),
         }
-        return [Step.of(code, values)]
+        return [*steps, Step.of(code, values)]
+
+
+def _weights(node: Node, isa: Isa, ctx: BuildContext) -> tuple[Ref, list[Step]]:
+    """Where the weights lie in the order of `pack`, and what brings them there if the model computes them."""
+    *size, _, channels = node.inputs[1].shape.to_static()
+    taps, lanes = math.prod(size), isa.lanes()
+    known = constant_data(node.inputs[1])
+    if known is not None:
+        return ctx.constant(pack(np.ascontiguousarray(known).reshape(taps, channels), lanes)), []
+    blocks, whole = -(-channels // lanes), channels // lanes
+    x, packed = ctx.ref(node.inputs[1]), ctx.scratch(4 * blocks * taps * lanes)
+
+    def moved(count: int, width: int, start: int, block: int) -> list[Step]:
+        to = Ref(packed.buffer, packed.offset + 4 * block * taps * lanes)
+        source = View(Ref(x.buffer, x.offset + 4 * start), (lanes, channels, 1))
+        return copy(isa, 4, (count, taps, width), source, View(to, (taps * lanes, lanes, 1)), ctx.threads)
+
+    rest = moved(1, min(lanes, channels), max(channels - lanes, 0), whole) if blocks > whole else []
+    return packed, [*(moved(whole, lanes, 0, 0) if whole else []), *rest]
 
 
 KERNELS: list[Kernel] = [DepthwiseF32()]
