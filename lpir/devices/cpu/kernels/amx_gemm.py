@@ -49,6 +49,9 @@ CONFIG_BYTES = 64
 SUMS_BYTES = 2 * MOST * 2 * LANES * 4
 # cache lines of weights that a step of a block uses, for 2 tiles
 LINES = 32
+# blocks of so few steps ask for the next weights while they are finished, so many lines at a time: tile loads leave
+# too few line buffers for it
+FEW_STEPS, BESIDE = 24, 8
 
 
 @record
@@ -75,7 +78,8 @@ class Form:
 
     `across`, `down`: tiles of channels and of rows in a block; `affine`: one run of channels; `linear`: see TileRows;
     `joint`: the channels of a block follow each other; `together`: rows that are finished and stored together; `ahead`:
-    cache lines of the next block's weights that each step asks for; `zero`: sums start from zero, not from `init`.
+    cache lines of the next block's weights that each step asks for; `beside`: that are asked for with the rows that are
+    finished together; `zero`: sums start from zero, not from `init`.
     """
 
     down: int
@@ -85,6 +89,7 @@ class Form:
     joint: bool
     together: int
     ahead: int
+    beside: int = 0
     zero: bool = False
 
 
@@ -260,7 +265,12 @@ def build(
     weights = len(runs) * length * n
     # weights that do not stay in the second cache come from the third, asked for one block ahead
     ahead = 0 if weights <= SMALL_WEIGHTS else -(-LINES // (rows.tiles // rows.down))
+    beside = 0
+    if ahead and (steps := len(runs) * -(-length // DEPTH)) <= FEW_STEPS:
+        rounds = -(-rows.rows * rows.down // together) * (rows.tiles // rows.down)
+        ahead, beside = 0, min(1 << (-(-LINES * steps // rounds) - 1).bit_length(), BESIDE)
     form = Form(
+        beside=beside,
         down=rows.down,
         across=across,
         affine=len(runs) == 1,
@@ -326,7 +336,16 @@ class _Printer:
                 ahead = f.gep(f.gep(w, panel), f.mul(done, 64 * form.ahead))
                 self.multiply(tiles, w, init, tile_bytes, ahead)
                 with f.loop(0, f.mul(f.p["rows"], form.down), form.together, nonempty=True, name="row") as r:
+                    self.ask(f.gep(w, panel), f.sub(pair.index, pairs[0]), r.index)
                     self.finish(r.index, pixels, channels)
+
+    def ask(self, panel: Value, pair: Value, row: Value) -> None:
+        """Asks for the part of the next block's weights that comes with rows `row ..` of the chunk's pair `pair`."""
+        f, form = self.f, self.form
+        rows = f.add(f.mul(pair, f.mul(f.p["rows"], form.down)), row)
+        at = f.gep(panel, f.mul(rows, 64 * form.beside // form.together)) if form.beside else panel
+        for line in range(form.beside):
+            f.prefetch(f.gep(at, 64 * line), SECOND_CACHE)
 
     def tile(self, instruction: str, *operands: Value | int) -> None:
         """A tile instruction; an int is the number of a tile."""
