@@ -132,7 +132,7 @@ class PartialShape:
             return PartialShape(None)
         if isinstance(value, str):
             return PartialShape.parse(value)
-        return PartialShape(as_dimension(d) for d in value)
+        return _of_dimensions(tuple(value))
 
     @staticmethod
     def parse(text: str) -> PartialShape:
@@ -199,6 +199,12 @@ class PartialShape:
         return "[...]" if self.dims is None else f"[{','.join(map(str, self.dims))}]"
 
     __repr__ = __str__
+
+
+@functools.lru_cache(4096)
+def _of_dimensions(dims: tuple[DimensionLike, ...]) -> PartialShape:
+    """One object for each shape that is asked for again and again."""
+    return PartialShape([as_dimension(d) for d in dims])
 
 
 def broadcast_dimension(a: Dimension, b: Dimension) -> Dimension | None:

@@ -63,7 +63,10 @@ def _reduce(node: Expr, table: dict[tuple[object, ...], Expr]) -> Expr:
 
 
 def _fold(node: Expr) -> Expr | None:
-    if node.fn not in FOLDABLE or any(a.fn != "const" for a in node.args):
+    for a in node.args:
+        if a.fn != "const":
+            return None
+    if node.fn not in FOLDABLE:
         return None
     return const(evaluate(node, ()).item(), node.type)
 

@@ -28,7 +28,7 @@ def quoted(text: str) -> str:
 
 def read_attributes(parent: Element) -> dict[str, dict[str, str]]:
     """The `<rt_info>` child of a layer or port: name -> the other attributes, "version" among them."""
-    info = parent.find("rt_info")
+    info = parent.find("rt_info") if parent.children else None
     found: dict[str, dict[str, str]] = {}
     for element in info.find_all("attribute") if info else ():
         rest = dict(element.attributes)
