@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lpir.devices.cpu.codegen.jit import assembly
 from lpir.devices.cpu.isa import Isa, all_isas, by_name
 from lpir.devices.cpu.kernels import winograd
-from lpir.devices.cpu.kernels.convolution_winograd import ConvolutionWinograd
+from lpir.devices.cpu.kernels.convolution_winograd import ConvolutionWinograd, shares
 from lpir.devices.cpu.kernels.epilogue import Epilogue
 from lpir.devices.cpu.kernels.tiling import Tile
 from lpir.devices.cpu.kernels.winograd_print import products
@@ -59,14 +59,33 @@ def weights(rng: np.random.Generator, *shape: int) -> Array:
     return np.clip(np.rint(rng.standard_normal(shape) * 60), -128, 127).astype(np.int8)
 
 
+# of patches as Lavin and Gray have it, and of weights with its rows' fractions multiplied away
+B = np.asarray(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
+)
+G = np.asarray([[6, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [1, -2, 4], [0, 0, 6]])
+
+
+def largest_part(matrix: Array, low: int, high: int) -> int:
+    """The largest magnitude that both axes' `matrix` makes of values from `low` to `high`."""
+    plane = np.einsum("ia,jb->ijab", matrix, matrix)
+    positive, negative = np.maximum(plane, 0).sum((2, 3)), -np.minimum(plane, 0).sum((2, 3))
+    return int(max((positive * high - negative * low).max(), (negative * high - positive * low).max()))
+
+
 def test_transformed_values_fit_their_types() -> None:
-    largest = 128 * winograd.WEIGHT_GAIN
-    assert np.abs(winograd.transform_weights(np.full((3, 3, 2, 1), -128, np.int8)).astype(np.int64)).max() == largest
-    assert largest <= INT16.max
-    patch = 255 * winograd.PATCH_GAIN
-    assert patch <= INT16.max
+    patch, weight = largest_part(B, 0, 255), largest_part(G, -128, 127)
+    assert patch == 255 * winograd.PATCH_GAIN <= INT16.max
+    assert weight <= 128 * winograd.WEIGHT_GAIN <= INT16.max
     # vpmaddwd adds two products
-    assert 2 * patch * largest <= INT32.max
+    assert 2 * patch * weight <= INT32.max
 
 
 @pytest.mark.parametrize(("fill", "channels"), [(127, 114), (-128, 114), (-128, 116)])
@@ -139,6 +158,17 @@ def test_choice() -> None:
     assert chosen("amx") == "amx_convolution"
     direct = [chosen(isa) for isa in ("generic", "neon_i8mm", "avx_vnni", "avx512_vnni")]
     direct += [chosen("avx2", strides=(2, 2)), chosen("avx2", groups=2), chosen("avx2", dilations=(2, 2))]
-    direct += [chosen("avx2", size=7), chosen("avx2", channels=8), chosen("avx2", channels=33)]
+    direct += [chosen("avx2", size=4), chosen("avx2", channels=8), chosen("avx2", channels=33)]
     direct += [chosen("avx2", outputs=7), chosen("avx2", channels=16, outputs=8)]
     assert set(direct) == {"igemm_convolution"}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5, 8, 24])
+def test_threads_share_all_there_is(threads: int) -> None:
+    for tiles, blocks in [(1, 1), (4, 16), (49, 4), (13, 8)]:
+        rows, columns = shares(threads, tiles, blocks, 1000.0, 500.0, 100_000)
+        assert rows * columns <= threads
+        assert rows <= tiles
+        assert columns <= blocks
+    assert shares(threads, 240, 1, 1000.0, 500.0, 100_000) == (threads, 1)
+    assert shares(threads, 1, 240, 1000.0, 500.0, 0) == (1, threads)

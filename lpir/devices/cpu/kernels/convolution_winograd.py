@@ -9,13 +9,13 @@ import numpy as np
 
 from lpir.devices.cpu.codegen.abi import F32, Ref
 from lpir.devices.cpu.isa import Isa
-from lpir.devices.cpu.kernels import igemm, tiling
+from lpir.devices.cpu.kernels import igemm
 from lpir.devices.cpu.kernels.base import BuildContext, Step
 from lpir.devices.cpu.kernels.convolution_int8 import ConvolutionInt8, weights_of
 from lpir.devices.cpu.kernels.product_int8 import Product
 from lpir.devices.cpu.kernels.rows import grid_offsets
 from lpir.devices.cpu.kernels.tiling import Tile
-from lpir.devices.cpu.kernels.winograd import POSITIONS, TILE, pack_winograd, refuse_sums
+from lpir.devices.cpu.kernels.winograd import POSITIONS, TAPS, TILE, pack_winograd, refuse_sums
 from lpir.devices.cpu.kernels.winograd_print import patches, products
 from lpir.ir.graph import Node
 from lpir.ir.types import i8
@@ -25,24 +25,29 @@ from lpir.record import record
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LINE = 64  # bytes of a cache line
-# bytes of transformed patches that stay in the second cache while a chunk's weights pass
 AVX_BITS = 256
-CHUNK = 256 * 1024
-# fewer tiles do not pay for weights that are 32 / 9 as many bytes
-LEAST_TILES = 8
+# that a core reads in a cycle of what another has written
+FOREIGN_BYTES = 1.5
 
 
 @record
 class _Costs:
-    """Cycles, measured: of a dot product of bytes and one of words, a vector each; of a patch and of 16 outputs."""
+    """Cycles, measured, of a vector: a dot product of bytes, and one of words; transforming nine weights; a patch;
+    16 outputs."""
 
     bytes: float
     words: float
+    weights: float = 50.0
     patch: float = 160.0
     outputs: float = 220.0
 
+    def tile(self, channels: int) -> float:
+        """Of a tile of outputs, once its patch is there."""
+        return POSITIONS * channels / 2 * self.words + self.outputs
 
-COSTS, EXACT_COSTS = _Costs(1.1, 0.8), _Costs(0.58, 0.68)
+
+def _costs(isa: Isa) -> _Costs:
+    return _Costs(0.58, 0.68) if isa.exact else _Costs(1.1, 0.8)
 
 
 class ConvolutionWinograd(ConvolutionInt8):
@@ -66,11 +71,11 @@ class ConvolutionWinograd(ConvolutionInt8):
         """Why products of bytes are faster, or None."""
         *_, channels, n = node.inputs[1].shape.to_static()
         out = node.outputs[0].shape.to_static()
-        columns, costs = n / isa.lanes(), EXACT_COSTS if isa.exact else COSTS
-        tile = columns * (POSITIONS * channels / 2 * costs.words + costs.outputs)
-        tile += channels / isa.lanes(16) * costs.patch
-        direct = math.prod(out[:3]) * columns * 9 * channels / 4 * costs.bytes
-        return None if tile * _tiles(out) < direct else f"{channels} to {n} channels do not pay for transforms"
+        columns, costs = n / isa.lanes(), _costs(isa)
+        tile = columns * costs.tile(channels) + channels / isa.lanes(16) * costs.patch
+        here = tile * _tiles(out) + columns * channels / 2 * costs.weights
+        direct = math.prod(out[:3]) * columns * TAPS * channels / 4 * costs.bytes
+        return None if here < direct else f"{out[1]}x{out[2]} outputs of {channels} channels do not pay for transforms"
 
     def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
         op = node.op
@@ -102,8 +107,13 @@ def _product_step(product: Product, w: Array, v: Ref, between: int, pixels: Arra
     tile = _tile(isa, len(pixels), columns)
     packed = pack_winograd(w, isa.lanes(), tile.vectors)
     tiles, blocks = -(-len(pixels) // tile.rows), -(-columns // tile.vectors)
-    mc, nc = tiling.choose_chunks(1, tiles, blocks, tile.rows * POSITIONS * channels * 2, ctx.threads, CHUNK)
+    costs = _costs(isa)
+    cycles = tile.rows * tile.vectors * costs.tile(channels), channels / 2 * tile.vectors * costs.weights
+    mc, nc = shares(ctx.threads, tiles, blocks, *cycles, POSITIONS * between)
+    # what lies so far apart does not share the sets of a cache
+    column = _odd_lines(channels * tile.vectors * isa.lanes() * 2)
     values: dict[str, int | float | F32 | Ref] = {
+        **{"u": ctx.scratch(ctx.threads * POSITIONS * column), "column": column},
         **{"v": v, "w": ctx.constant(packed.weights), "out": ctx.ref(product.node.outputs[0])},
         **{"init": ctx.constant(igemm.init_vector(isa, packed, product.zero_point))},
         **{"pixels": ctx.constant(pixels.astype(np.int32)), "tiles": len(pixels), "channels": channels, "n": n},
@@ -118,6 +128,22 @@ def _tile(isa: Isa, m: int, columns: int) -> Tile:
     """The register tile: two vectors of channels, and as many rows as read each other's weights from the registers."""
     rows = min(m, 4 if isa.registers == 16 else 8)
     return Tile(-(-m // -(-m // rows)), min(columns, 2))
+
+
+def shares(
+    threads: int, tiles: int, blocks: int, tile_cycles: float, weight_cycles: float, patch_bytes: int
+) -> tuple[int, int]:
+    """Among how many threads to share register tiles, and blocks of channels, whose weights each of them transforms.
+
+    Threads that share the tiles read the patches that they have written, others those of other cores as well.
+    """
+
+    def busiest(rows: int, columns: int) -> float:
+        work = -(-blocks // columns) * (-(-tiles // rows) * tile_cycles + weight_cycles)
+        return work + patch_bytes / rows * (1 - 1 / columns) / FOREIGN_BYTES
+
+    found = [(min(threads // c, tiles), min(c, blocks)) for c in range(1, threads + 1) if threads % c == 0]
+    return min(found, key=lambda share: busiest(*share))
 
 
 def _tile_starts(size: int) -> Array:
@@ -141,10 +167,7 @@ def _refuse_shape(node: Node, op: LoweredConvolution) -> str | None:
     out = node.outputs[0].shape.to_static()
     if kernel[:-2] != (3, 3) or set(op.strides) | set(op.dilations) != {1} or op.groups != 1:
         return "not a 3x3 convolution with stride 1 of one group"
-    if min(out[1:3]) < TILE:
-        return f"the output {list(out)} is smaller than a tile"
-    tiles = _tiles(out)
-    return None if tiles >= LEAST_TILES else f"{tiles} tiles are too few for so many weights"
+    return f"the output {list(out)} is smaller than a tile" if min(out[1:3]) < TILE else None
 
 
 def _refuse_isa(node: Node, isa: Isa) -> str | None:

@@ -10,7 +10,8 @@ In the plane, each is done along both axes, and `m` are sums over channels. The 
 away, so everything is an integer:
 
 * a patch's elements are at most 68 times the largest code, and fit int16 (`PATCH_GAIN`);
-* a weight is at most 49 times the largest weight, and fits int16 (`WEIGHT_GAIN`);
+* a weight is at most 49 times the largest weight, and fits int16 (`WEIGHT_GAIN`). Memory holds the nine bytes, a
+  seventh of that: they are transformed each time, which takes less than fetching 36 words from beyond the second cache;
 * sums are taken modulo 2**32, and so is what follows: `576 y` modulo 2**32. Multiplied by the inverse of 9 it is `64 y`
   modulo 2**32, which is `64 y` itself where `|y| < 2**25`; a shift gives `y`. The weights prove that (`refuse_sums`).
 """
@@ -28,13 +29,13 @@ from lpir.devices.cpu.kernels.ranges import sums_range
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+TAPS = 9
 TILE = 4
 PATCH = TILE + 2
 POSITIONS = PATCH * PATCH
 
-# rows of G, whose fractions are multiplied away
-WEIGHTS = np.asarray([[6, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [1, -2, 4], [0, 0, 6]], np.int32)
-WEIGHT_GAIN = int(np.abs(WEIGHTS).sum(1).max()) ** 2
+# of the row of G that has the largest parts, 1, 2 and 4, whose fractions are multiplied away
+WEIGHT_GAIN = (1 + 2 + 4) ** 2
 # of the row of B that has the largest positive and negative parts: 2 and -8
 PATCH_GAIN = 8 * 8 + 2 * 2
 
@@ -90,19 +91,25 @@ def _times(f: Function, x: Value, power: int) -> Value:
     return f.binary("shl", x, f.const(x.type, power))
 
 
-def transform_weights(w: Array) -> Array:
-    """`G w` of `w` [3, 3, C, N] (i8) along both axes: int16 [36, C, N]."""
-    rows = np.einsum("ia,abcn->ibcn", WEIGHTS.astype(np.int16), w.astype(np.int16))
-    both = np.einsum("jb,ibcn->ijcn", WEIGHTS.astype(np.int16), rows)
-    return np.asarray(both.reshape(POSITIONS, *w.shape[2:]))
+def transform_weights(f: Function, g: Sequence[Value]) -> list[Value]:
+    """`G g` of three vectors along one axis."""
+    ends, far, twice = f.add(g[0], g[2]), f.add(g[0], _times(f, g[2], 2)), f.add(g[1], g[1])
+    return [
+        f.mul(g[0], f.const(g[0].type, 6)),
+        f.add(ends, g[1]),
+        f.sub(ends, g[1]),
+        f.add(far, twice),
+        f.sub(far, twice),
+        f.mul(g[2], f.const(g[2].type, 6)),
+    ]
 
 
 def pack_winograd(w: Array, lanes: int, vectors: int) -> PackedWeights:
-    """Packs `w` [3, 3, C, N] (i8, C even) as int16 [blocks, 36, C / 2, vectors, lanes, 2], flat bytes."""
+    """Packs `w` [3, 3, C, N] (i8, C even) as [blocks, C / 2, 9, vectors, lanes, 2], flat bytes."""
     index = channel_index(w.shape[-1], lanes, vectors)
-    pairs = transform_weights(w).reshape(POSITIONS, w.shape[2] // 2, 2, -1)[..., index]
+    pairs = w.reshape(TAPS, w.shape[2] // 2, 2, -1)[..., index]
     return PackedWeights(
-        weights=with_slack(pairs.transpose(3, 0, 1, 4, 5, 2)),
+        weights=with_slack(pairs.transpose(3, 1, 0, 4, 5, 2)),
         offsets=np.zeros(0, np.int32),
         sums=w.sum(axis=(0, 1, 2), dtype=np.int32)[index].reshape(-1),
     )

@@ -16,7 +16,16 @@ from lpir.devices.cpu.isa.dots import pmaddwd
 from lpir.devices.cpu.kernels.epilogue import Epilogue, element_bytes, row_pointer
 from lpir.devices.cpu.kernels.interleave import pack_each
 from lpir.devices.cpu.kernels.tiling import Tile
-from lpir.devices.cpu.kernels.winograd import PATCH, POSITIONS, TILE, finish_sum, transform_patch, transform_sums
+from lpir.devices.cpu.kernels.winograd import (
+    PATCH,
+    POSITIONS,
+    TAPS,
+    TILE,
+    finish_sum,
+    transform_patch,
+    transform_sums,
+    transform_weights,
+)
 
 # rows whose sums are in the buffer at once: so many use a weight while it is near
 ROWS = 16
@@ -74,8 +83,8 @@ class _Products:
         self.lanes = isa.lanes()
         self.sum_type = vector_of("i32", self.lanes)
         self.word_type = vector_of("i16", 2 * self.lanes)
-        pointers = ("v", "w", "init", "out", "pixels")
-        numbers = ("tiles", "channels", "between", "n", "out_rows", "columns", "m_tiles", "n_blocks")
+        pointers = ("v", "w", "u", "init", "out", "pixels")
+        numbers = ("tiles", "channels", "between", "column", "n", "out_rows", "columns", "m_tiles", "n_blocks")
         params = {
             **dict.fromkeys(pointers, "ptr"),
             **dict.fromkeys((*numbers, "m_chunks", "n_chunks"), "i64"),
@@ -84,19 +93,21 @@ class _Products:
         self.f = Function(f"winograd_{isa.name}_{tile.rows}x{tile.vectors}", params, optimize=False)
         self.sums = self.f.alloca(self.sum_type, self.strip * self.rows * POSITIONS * self.vectors)
         self.half = self.f.alloca(self.sum_type, PATCH * TILE)
+        self.taps = self.f.alloca(self.word_type, PATCH * PATCH // 2)
 
     def kernel(self) -> Kernel:
         f, p = self.f, self.f.p
         self.epilogue.start(f, self.lanes)
-        self.column = f.mul(p["channels"], 2 * self.lanes * self.vectors)
+        # each thread's transformed weights of a block
+        self.u = f.gep(p["u"], f.mul(f.mul(p["column"], POSITIONS), f.tid))
         with f.loop(*f.my_range(f.mul(p["m_chunks"], p["n_chunks"])), name="unit") as unit:
             mc, nc = f.udiv(unit.index, p["n_chunks"]), f.urem(unit.index, p["n_chunks"])
             tiles = self._chunk(mc, p["m_tiles"], p["m_chunks"])
             with f.loop(*self._chunk(nc, p["n_blocks"], p["n_chunks"]), name="block") as block:
-                w = f.gep(p["w"], f.mul(f.mul(block.index, POSITIONS), self.column))
+                self._prepare(block.index)
                 with f.loop(*tiles, self.strip, name="strip") as strip:
                     last = f.smin(f.add(strip.index, self.strip), tiles[1])
-                    self._multiply(w, strip.index, last)
+                    self._multiply(strip.index, last)
                     self._finish(block.index, strip.index, last)
         return f.kernel()
 
@@ -114,11 +125,42 @@ class _Products:
         f = self.f
         return f.gep(self.sums, f.mul(f.sub(index, strip), self.rows * POSITIONS * self.vectors), self.sum_type)
 
-    def _multiply(self, w: Value, strip: Value, last: Value) -> None:
-        """All products of a strip of register tiles with a block's weights at `w`."""
+    def _prepare(self, block: Value) -> None:
+        """Transforms the weights of a block: 36 positions of `column` bytes each."""
+        f, channels = self.f, self.f.p["channels"]
+        raw, size = vector_of("i8", 2 * self.lanes), 2 * self.lanes
+        panel = f.mul(channels, TAPS * self.vectors * self.lanes)
+        w = f.gep(f.p["w"], f.mul(block, panel))
+        with f.loop(0, channels, 2, nonempty=True, name="pair") as pair:
+            at = f.gep(w, f.mul(pair.index, TAPS * self.vectors * self.lanes))
+            to = f.gep(self.u, f.mul(pair.index, 2 * self.lanes * self.vectors))
+            # the next block's weights come from far away
+            for line in range(0, TAPS * self.vectors * size, LINE):
+                f.prefetch(f.gep(f.gep(at, panel), line), SECOND_CACHE)
+            for j in range(self.vectors):
+                self._transform(f.gep(at, j * size), f.gep(to, 2 * j * size), raw)
+
+    def _transform(self, at: Value, to: Value, raw: str) -> None:
+        """The weights of a vector of pairs of channels: `raw` bytes of nine taps from `at` on, words to `to`."""
+        f, column, size = self.f, self.f.p["column"], self.vectors * 2 * self.lanes
+        side = PATCH // 2
+        with f.loop(0, side, name="tap") as tap:
+            taps = [f.load(raw, f.gep(f.gep(at, f.mul(tap.index, size)), i * side * size)) for i in range(side)]
+            place = f.gep(self.taps, tap.index, self.word_type)
+            for i, value in enumerate(transform_weights(f, [f.convert("sext", t, self.word_type) for t in taps])):
+                f.store(value, f.gep(place, i * side, self.word_type))
+        with f.loop(0, PATCH, name="line") as line:
+            place = f.gep(self.taps, f.mul(line.index, side), self.word_type)
+            given = [f.load(self.word_type, f.gep(place, j, self.word_type)) for j in range(side)]
+            out = f.gep(to, f.mul(f.mul(line.index, PATCH), column))
+            for j, value in enumerate(transform_weights(f, given)):
+                f.store(value, f.gep(out, f.mul(column, j)))
+
+    def _multiply(self, strip: Value, last: Value) -> None:
+        """All products of a strip of register tiles with a block's weights."""
         f, p = self.f, self.f.p
         with f.loop(0, POSITIONS, name="position") as position:
-            weights = f.gep(w, f.mul(position.index, self.column))
+            weights = f.gep(self.u, f.mul(position.index, p["column"]))
             v = f.gep(p["v"], f.mul(position.index, p["between"]))
             with f.loop(strip, last, name="tile") as tile:
                 first = f.gep(v, f.mul(self._first(tile.index), p["channels"]), "i16")
@@ -135,12 +177,8 @@ class _Products:
         while len(pointers) < self.rows:
             pointers.append(f.gep(pointers[-1], channels, "i16"))
         start = [f.zeros(self.sum_type)] * (self.rows * self.vectors)
-        ahead = f.mul(self.column, POSITIONS)
         with f.loop(0, channels, 2 * self.unroll, carried=start, nonempty=True, name="pair") as k:
             at = f.gep(weights, f.mul(k.index, 2 * self.lanes * self.vectors))
-            # the next block's weights come from far away
-            for line in range(0, self.unroll * self.vectors * size, LINE):
-                f.prefetch(f.gep(f.gep(at, ahead), line), SECOND_CACHE)
             k.next = k.values
             for u in range(self.unroll):
                 places = [f.gep(at, (u * self.vectors + j) * size) for j in range(self.vectors)]
