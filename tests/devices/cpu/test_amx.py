@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lpir.devices.cpu.codegen.jit import assembly
 from lpir.devices.cpu.isa import by_name
 from lpir.devices.cpu.kernels import amx_gemm, amx_wide
-from lpir.devices.cpu.kernels.amx_gemm import LANES
+from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, first_channels, splits, step_depth, step_offsets
 from lpir.devices.cpu.kernels.amx_rows import MOST, tile_rows
 from lpir.devices.cpu.kernels.amx_wide import WIDE
 from lpir.devices.cpu.kernels.convolution_amx import ConvolutionAmx, MatMulAmx
@@ -54,6 +54,9 @@ GEOMETRIES: dict[str, tuple[tuple[int, ...], tuple[int, ...], LoweredConvolution
         convolution(2, REQUANT, dilations=(2, 3), pads_begin=(2, 0), pads_end=(0, 3)),
     ),
     "groups": ((1, 6, 6, 24), (3, 3, 8, 60), convolution(2, REQUANT, groups=3, pads_begin=(1, 1), pads_end=(1, 1))),
+    "parts": ((1, 14, 14, 256), (3, 3, 256, 48), convolution(2, REQUANT, pads_begin=(1, 1), pads_end=(1, 1))),
+    "parts_of_odd_steps": ((2, 9, 20, 2100), (1, 1, 2100, 33), convolution(2, REQUANT)),
+    "parts_of_groups": ((1, 13, 14, 520), (3, 3, 260, 40), convolution(2, REQUANT, groups=2)),
     "one_input_channel": ((1, 8, 8, 1), (3, 3, 1, 16), convolution(2, REQUANT)),
     "1d": ((2, 20, 5), (4, 5, 33), convolution(1, REQUANT, strides=(3,), pads_begin=(2,), pads_end=(1,))),
     "3d": ((1, 4, 5, 6, 4), (2, 3, 3, 4, 20), convolution(3, REQUANT, pads_begin=(1, 1, 1), pads_end=(0, 1, 1))),
@@ -154,6 +157,14 @@ def test_wide_weights_take_two_passes() -> None:
     np.testing.assert_array_equal(actual, op.eval(*inputs)[0])
 
 
+def test_large_blocks_take_their_steps_in_parts() -> None:
+    few, many = (tile_rows(np.arange(m) * 2304, 2) for m in (49, 196))
+    assert splits(many, 2, (0,), 2304, 2304)
+    # the weights of few rows are not read often enough
+    assert not splits(few, 2, (0,), 2304, 2304)
+    assert not splits(many, 2, (0,), 512, 512)
+
+
 def test_refusals_are_words() -> None:
     op = LoweredMatMul(False, 0, 0, ACC)
     node = make_node(op, [np.zeros((4, 8), np.uint8), np.zeros((8, 15), np.int8)], [1])
@@ -214,18 +225,18 @@ def test_tiles_hold_every_pixel(
 
 def test_steps_cover_a_run_in_equal_parts() -> None:
     for length in range(1, 400):
-        depth = amx_gemm.step_depth(length)
-        offsets = amx_gemm.step_offsets((0,), length, depth)
+        depth = step_depth(length)
+        offsets = step_offsets((0,), length, depth)
         assert depth % 4 == 0
-        assert depth <= amx_gemm.DEPTH
-        assert len(offsets) == -(-length // amx_gemm.DEPTH)
+        assert depth <= DEPTH
+        assert len(offsets) == -(-length // DEPTH)
         assert offsets[-1] + depth >= length
 
 
 @pytest.mark.parametrize("n", [16, 17, 24, 31, 32, 33, 48, 144, 1000])
 def test_blocks_cover_every_channel(n: int) -> None:
     across = 1 if n == 16 else 2
-    first = amx_gemm.first_channels(n, across, n >= 16 * across)
+    first = first_channels(n, across, n >= 16 * across)
     held = (first[:, :, None] + np.arange(16)).reshape(-1)
     assert set(held.tolist()) == set(range(n))
 

@@ -2,7 +2,8 @@
 
 A block is up to 2 tiles of rows by 2 tiles of 16 channels, or 4 by 1: 4 tiles of int32 sums, that start from `init`.
 `tdpbusd` multiplies 16 rows of 64 bytes with a tile of weights, exactly. A block's sums go through a buffer of the
-thread, where the epilogue reads them in vectors and stores rows of bytes.
+thread, where the epilogue reads them in vectors and stores rows of bytes. Where a block's weights do not stay in the
+first cache from one pair of row tiles to the next, a part of its steps does: sums wait in the buffer for the next part.
 
     gemm = amx_gemm.build(isa, offsets, n=144, runs=(0,), length=24, epilogue=finish)
     weights, sums = gemm.pack(w)                 # w [G, runs, length, N] i8
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -25,18 +25,24 @@ from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref, Word
 from lpir.devices.cpu.codegen.emitter import SECOND_CACHE, Function, Value, lanes_of, vector_of
 from lpir.devices.cpu.codegen.vector import concat, split
 from lpir.devices.cpu.isa import Isa
-from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, tile_rows
+from lpir.devices.cpu.kernels.amx_blocks import (
+    DEPTH,
+    LANES,
+    SUMS_BYTES,
+    Array,
+    block_shape,
+    first_channels,
+    near_bytes,
+    splits,
+    step_depth,
+    step_offsets,
+)
+from lpir.devices.cpu.kernels.amx_rows import TileRows
 from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Pointer, element_bytes
 from lpir.devices.cpu.kernels.interleave import pack_each
 from lpir.devices.cpu.kernels.pack import with_slack
 from lpir.record import record
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-LANES = 16  # channels of a tile, and int32 lanes of a vector
-DEPTH = 64  # bytes of a row that a tile holds
-# vectors that are finished side by side: their operations hide each other's latency
-TOGETHER = 8
 # bytes that stay in the first and in the second cache, and weights that do without being asked for
 L1, L2, SMALL_WEIGHTS = 40 * 1024, 1024 * 1024, 96 * 1024
 # what a byte from outside of a core's own caches costs, in bytes of the second one
@@ -46,12 +52,13 @@ OTHER_CORE = 8
 # measured: cycles of a step of a block, of finishing a block, and bytes from outside of a core's own caches
 STEP_CYCLES, FINISH_CYCLES, BYTES_A_CYCLE = 90, 300, 8
 CONFIG_BYTES = 64
-SUMS_BYTES = 2 * MOST * 2 * LANES * 4
 # cache lines of weights that a step of a block uses, for 2 tiles
 LINES = 32
 # blocks of so few steps ask for the next weights while they are finished, so many lines at a time: tile loads leave
 # too few line buffers for it
 FEW_STEPS, BESIDE = 24, 8
+# of row tiles, whose sums wait for the next part of their steps
+MOST_PAIRS = 8
 
 
 @record
@@ -79,7 +86,7 @@ class Form:
     `across`, `down`: tiles of channels and of rows in a block; `affine`: one run of channels; `linear`: see TileRows;
     `joint`: the channels of a block follow each other; `together`: rows that are finished and stored together; `ahead`:
     cache lines of the next block's weights that each step asks for; `beside`: that are asked for with the rows that are
-    finished together; `zero`: sums start from zero, not from `init`.
+    finished together; `zero`: sums start from zero, not from `init`; `split`: steps are taken in parts.
     """
 
     down: int
@@ -91,6 +98,18 @@ class Form:
     ahead: int
     beside: int = 0
     zero: bool = False
+    split: bool = False
+
+
+@record
+class Operands:
+    """Where blocks read: the input, their weights, their initial sums, and the weights that come next."""
+
+    x: Value
+    weights: Value
+    init: Value
+    tile_bytes: Value
+    following: Value
 
 
 @record
@@ -168,6 +187,9 @@ class TileGemm:
         }
         if not form.affine:
             values["offsets"] = call.offsets
+        if form.split:
+            near = near_bytes(self.rows, form.across, self.runs, self.length, self.input_bytes // self.m)
+            values["parts"] = -(-near // L1)
         if not form.linear:
             values |= {"starts": call.starts, "pixels": call.pixels}
         return self.kernel.words(values)
@@ -192,6 +214,8 @@ class TileGemm:
 
         Small chunks keep input and output in the first cache from block to block, large ones the weights.
         """
+        if self.form.split:
+            return -(-pairs // -(-pairs // MOST_PAIRS))
         pixels = self.form.down * self.rows.rows
         read = pixels * min(self.input_bytes // self.m, len(self.offsets) * self.depth)
         written = pixels * self.n * (element_bytes(self.epilogue.type) + self.epilogue.tensor_bytes)
@@ -209,46 +233,6 @@ class TileGemm:
         return min((c for c in range(1, pairs + 1) if -(-pairs // c) != -(-pairs // (c + 1)) or c == pairs), key=moved)
 
 
-def step_depth(length: int) -> int:
-    """Bytes of a run of `length` channels that each of its steps multiplies."""
-    parts = -(-length // DEPTH)
-    return -(-length // (4 * parts)) * 4
-
-
-def step_offsets(runs: tuple[int, ...], length: int, depth: int) -> Array:
-    """Byte offset of every step of `runs`."""
-    return (np.asarray(runs, np.int64)[:, None] + np.arange(0, length, depth)).reshape(-1).astype(np.int32)
-
-
-def first_channels(n: int, across: int, joint: bool) -> Array:
-    """First channel of each block's tiles."""
-    tiles = -(-n // LANES)
-    blocks = -(-tiles // across)
-    if joint:
-        starts = np.minimum(np.arange(blocks) * across * LANES, n - across * LANES)
-        return np.asarray(starts[:, None] + np.arange(across) * LANES)
-    return np.minimum(np.arange(across) * LANES, n - LANES)[None]
-
-
-def block_shape(offsets: Array, n: int, adds: bool) -> tuple[TileRows, int, int]:
-    """The tiles of rows, and how many of channels are in a block and how many rows are finished together.
-
-    `adds`: a tensor is added to what is summed up: finishing costs more than multiplying.
-    """
-    across, down = (1, 4) if n == LANES else (2, 2)
-    rows = tile_rows(offsets, down, once=adds)
-    together = TOGETHER // across
-    while together > rows.down * rows.rows:
-        together //= 2
-    return rows, across, together
-
-
-def computes_once(m: int, n: int) -> bool:
-    """Whether each of `n` channels of `m` pixels at one distance, to which a tensor is added, is finished just once."""
-    rows, across, together = block_shape(np.arange(m) * DEPTH, n, True)
-    return rows.rows * rows.tiles == m and rows.rows * rows.down % together == 0 and n % (across * LANES) == 0
-
-
 def build(
     isa: Isa,
     offsets: Array,
@@ -262,6 +246,7 @@ def build(
     """The kernel for pixels at byte `offsets`, `n >= 16` channels a group, and `runs` byte offsets with `length`
     contiguous channels each. `zero`: all initial sums are 0."""
     rows, across, together = block_shape(offsets, n, epilogue.tensor_bytes > 0)
+    size = int(offsets[-1]) + max(runs) + length
     weights = len(runs) * length * n
     # weights that do not stay in the second cache come from the third, asked for one block ahead
     ahead = 0 if weights <= SMALL_WEIGHTS else -(-LINES // (rows.tiles // rows.down))
@@ -279,9 +264,9 @@ def build(
         together=together,
         ahead=1 << (ahead - 1).bit_length() if ahead else 0,
         zero=zero,
+        split=splits(rows, across, runs, length, size // len(offsets)),
     )
     code = _print(isa, form, epilogue)
-    size = int(offsets[-1]) + max(runs) + length
     return TileGemm(rows, len(offsets), n, runs, length, groups, size, form, code, epilogue)
 
 
@@ -299,12 +284,13 @@ class _Printer:
         pointers += [] if form.affine else ["offsets"]
         pointers += [] if form.linear else ["starts", "pixels"]
         numbers = ["x_stride", "out_stride", "x_group", "m", "n", "steps", "depth", "rows", "groups"]
-        numbers += ["pairs", "blocks", "m_chunks", "n_chunks"]
+        numbers += ["pairs", "blocks", "m_chunks", "n_chunks", *(["parts"] if form.split else [])]
         params = dict.fromkeys(pointers, "ptr") | dict.fromkeys(numbers, "i64")
         self.f = Function(f"amx_{form.down}x{form.across}", params | epilogue.params(), optimize=False)
-        self.sums = self.f.alloca("i8", SUMS_BYTES)
+        self.sums = self.f.alloca("i8", SUMS_BYTES * (MOST_PAIRS if form.split else 1))
         self.values = vector_of("i32", form.together * form.across * LANES)
         self.line = self.f.const("i64", 4 * LANES)
+        self.pitch = self.f.const("i64", 4 * LANES * form.across)
 
     def kernel(self) -> Kernel:
         f = self.f
@@ -330,14 +316,34 @@ class _Printer:
             w = f.gep(f.p["w"], f.mul(which, panel))
             init = f.gep(f.p["init"], f.mul(which, form.across * 4 * LANES))
             channels = self.channels(f.add(f.mul(group, f.p["n"]), self.channel(block.index)))
-            with f.loop(*pairs, name="pair") as pair:
-                tiles, pixels = self.place(x, pair.index)
-                done = f.mul(f.sub(pair.index, pairs[0]), f.p["steps"])
-                ahead = f.gep(f.gep(w, panel), f.mul(done, 64 * form.ahead))
-                self.multiply(tiles, w, init, tile_bytes, ahead)
-                with f.loop(0, f.mul(f.p["rows"], form.down), form.together, nonempty=True, name="row") as r:
-                    self.ask(f.gep(w, panel), f.sub(pair.index, pairs[0]), r.index)
-                    self.finish(r.index, pixels, channels)
+            operands = Operands(x, w, init, tile_bytes, f.gep(w, panel))
+            if form.split:
+                with f.loop(0, f.p["parts"], nonempty=True, name="part") as part:
+                    self.pairs(pairs, operands, self.chunk(part.index, "steps", "parts"), channels)
+            else:
+                self.pairs(pairs, operands, (f.const("i64", 0), f.p["steps"]), channels)
+
+    def pairs(
+        self, pairs: tuple[Value, Value], operands: Operands, steps: tuple[Value, Value], channels: list[Value]
+    ) -> None:
+        """Some steps of each of `pairs`, which are finished behind the last step."""
+        f, form = self.f, self.form
+        with f.loop(*pairs, name="pair") as pair:
+            number = f.sub(pair.index, pairs[0])
+            tiles, pixels = self.place(operands.x, pair.index)
+            ahead = f.gep(operands.following, f.mul(f.mul(number, f.p["steps"]), 64 * form.ahead))
+            sums = f.gep(self.sums, f.mul(number, SUMS_BYTES)) if form.split else self.sums
+            self.start(operands.init, sums, steps[0])
+            with f.loop(*steps, nonempty=True, name="step") as k:
+                self.step(tiles, operands, ahead, k.index)
+            for c, at in enumerate(self.places(sums)):
+                self.tile("tilestored64", c, at, self.pitch)
+            # no rows before the last step
+            height = f.mul(f.p["rows"], form.down)
+            height = f.select(f.icmp("eq", steps[1], f.p["steps"]), height, 0) if form.split else height
+            with f.loop(0, height, form.together, nonempty=not form.split, name="row") as r:
+                self.ask(operands.following, number, r.index)
+                self.finish(r.index, sums, pixels, channels)
 
     def ask(self, panel: Value, pair: Value, row: Value) -> None:
         """Asks for the part of the next block's weights that comes with rows `row ..` of the chunk's pair `pair`."""
@@ -381,28 +387,32 @@ class _Printer:
         starts = [f.convert("sext", f.load("i32", f.gep(f.p["starts"], t, "i32"), 4), "i64") for t in tiles]
         return [f.gep(x, start) for start in starts], f.gep(f.p["pixels"], f.mul(tiles[0], rows), "i32")
 
-    def multiply(self, rows: list[Value], w: Value, init: Value, tile_bytes: Value, ahead: Value) -> None:
-        """Leaves the sums of a block in the buffer: the rows of its first row tile, then those of the next ones."""
+    def places(self, sums: Value) -> list[Value]:
+        """Where the sums of each tile are: the rows of the first row tile, then those of the next ones."""
         f, across = self.f, self.form.across
-        count = self.form.down * across
-        for c in range(count):
+        height = f.mul(f.p["rows"], 4 * LANES * across)
+        tiles = [divmod(c, across) for c in range(self.form.down * across)]
+        return [f.gep(f.gep(sums, f.mul(height, a)), b * 4 * LANES) for a, b in tiles]
+
+    def start(self, init: Value, sums: Value, step: Value) -> None:
+        """What the tiles hold before step `step`."""
+        f, across = self.f, self.form.across
+        for c in range(self.form.down * across):
             if self.form.zero:
                 self.tile("tilezero", c)
             else:
                 # a stride of zero puts one line into every row
                 self.tile("tileloadd64", c, f.gep(init, c % across * 4 * LANES), f.const("i64", 0))
-        with f.loop(0, f.p["steps"], nonempty=True, name="step") as k:
-            self.step(rows, w, tile_bytes, ahead, k.index)
-        pitch = f.const("i64", 4 * LANES * across)
-        height = f.mul(f.p["rows"], 4 * LANES * across)
-        for c in range(count):
-            at = f.gep(f.gep(self.sums, f.mul(height, c // across)), c % across * 4 * LANES)
-            self.tile("tilestored64", c, at, pitch)
+        if self.form.split:
+            with f.if_(f.icmp("ne", step, 0)):
+                for c, at in enumerate(self.places(sums)):
+                    self.tile("tileloadd64", c, at, self.pitch)
 
-    def step(self, rows: list[Value], w: Value, tile_bytes: Value, ahead: Value, k: Value) -> None:
+    def step(self, rows: list[Value], operands: Operands, ahead: Value, k: Value) -> None:
         """Adds the products of step `k`."""
         f, across = self.f, self.form.across
-        at = f.gep(w, f.mul(f.mul(k, tile_bytes), across))
+        tile_bytes = operands.tile_bytes
+        at = f.gep(operands.weights, f.mul(f.mul(k, tile_bytes), across))
         if self.form.ahead:
             mine = f.gep(ahead, f.mul(k, 64 * self.form.ahead))
             for line in range(self.form.ahead):
@@ -421,7 +431,7 @@ class _Printer:
             return f.mul(step, f.p["depth"])
         return f.convert("sext", f.load("i32", f.gep(f.p["offsets"], step, "i32"), 4), "i64")
 
-    def finish(self, index: Value, first: Value, channels: list[Value]) -> None:
+    def finish(self, index: Value, sums: Value, first: Value, channels: list[Value]) -> None:
         """Finishes rows `index ..` of the block whose pixels start at `first`, as many as are stored together."""
         f, form, across = self.f, self.form, self.form.across
         row = index
@@ -437,7 +447,7 @@ class _Printer:
             tensors.append(self.wide([self.epilogue.tensors(f, pointers, n, LANES) for n in channels]))
         vectors = self.wide([self.epilogue.vectors(f, n, LANES) for n in channels])
         leaves = self.wide([vectors | row for row in tensors])
-        acc = f.load(self.values, f.gep(self.sums, f.mul(row, 4 * LANES * across)), 64)
+        acc = f.load(self.values, f.gep(sums, f.mul(row, 4 * LANES * across)), 64)
         result = self.epilogue.finish(f, self.isa, acc, leaves, self.epilogue.saturate)
         self.write(split(f, result, LANES), outs, channels)
 

@@ -29,7 +29,8 @@ from lpir.devices.cpu.codegen.emitter import SECOND_CACHE, Function, Value, vect
 from lpir.devices.cpu.codegen.vector import concat, from_memory, memory_type, split
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import amx_gemm
-from lpir.devices.cpu.kernels.amx_gemm import LANES, Array, Call, TileGemm
+from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, Array
+from lpir.devices.cpu.kernels.amx_gemm import Call, TileGemm
 from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, tile_rows
 from lpir.devices.cpu.kernels.epilogue import Epilogue
 from lpir.devices.cpu.kernels.interleave import pack_bytes
@@ -149,7 +150,7 @@ def refuse(offsets: Array, n: int, length: int, epilogue: Epilogue) -> str | Non
         return "results are not 8 bits"
     if any(o.kind == "tensor" for o in epilogue.operands):
         return "a tensor is added"
-    if -(-length // amx_gemm.DEPTH) > MOST_STEPS:
+    if -(-length // DEPTH) > MOST_STEPS:
         return f"{length} products a sum are more than few"
     rest = rest_tiles(n)
     if n < LANES * rest:
@@ -188,7 +189,7 @@ def build(isa: Isa, offsets: Array, n: int, length: int, epilogue: Epilogue) -> 
     rounds = -(-rows.tiles * rows.rows // TOGETHER)
     ahead = -(-panel // 64 // rounds) if panel * n // WIDE > FAR_WEIGHTS else 0
     ahead = 1 << (ahead - 1).bit_length() if ahead else 0
-    wide = WideForm(length <= amx_gemm.DEPTH, n >= WIDE, rest, rows.down, rows.linear, ahead)
+    wide = WideForm(length <= DEPTH, n >= WIDE, rest, rows.down, rows.linear, ahead)
     form = amx_gemm.Form(down=rows.down, across=TILES, affine=True, linear=True, joint=True, together=TOGETHER, ahead=0)
     code = _print(isa, wide, epilogue)
     size = int(offsets[-1]) + length

@@ -8,6 +8,7 @@ import numpy as np
 
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import amx_gemm, amx_wide, interleaved_rows
+from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, computes_once
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.convolution_int8 import ConvolutionInt8, MatMulInt8, weights_of
 from lpir.devices.cpu.kernels.epilogue import Bound
@@ -23,8 +24,8 @@ def refuse_tiles(isa: Isa, channels: int) -> str | None:
     """Why tiles cannot hold `channels` output channels a group, or None."""
     if not isa.tiles:
         return f"{isa.name} has no tile registers"
-    if channels < amx_gemm.LANES:
-        return f"{channels} output channels a group are fewer than the {amx_gemm.LANES} of a tile"
+    if channels < LANES:
+        return f"{channels} output channels a group are fewer than the {LANES} of a tile"
     return None
 
 
@@ -111,7 +112,7 @@ class ConvolutionAmx(ConvolutionInt8):
         out = node.outputs[0].shape.to_static()
         if math.prod(kernel) > 1 or math.prod(op.strides) > 1 or op.groups > 1 or any((*op.pads_begin, *op.pads_end)):
             return ()
-        if not amx_gemm.computes_once(math.prod(out[:-1]), n):
+        if not computes_once(math.prod(out[:-1]), n):
             return ()
         added = [v for v in node.inputs[2:] if v.element_type == u8 and v.shape == out and v is not node.inputs[0]]
         return tuple(node.inputs.index(v) for v in added)
@@ -129,7 +130,7 @@ def _interleaved(node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
     taps, run = math.prod(w.shape[:-3]), w.shape[-3] * w.shape[-2]
     if w.dtype != np.int8 or op.groups > 1 or op.dilations[-1] > 1:
         return []
-    if not 1 < taps <= interleaved_rows.MOST_ROWS or run * interleaved_rows.MOST_ROWS > amx_gemm.DEPTH:
+    if not 1 < taps <= interleaved_rows.MOST_ROWS or run * interleaved_rows.MOST_ROWS > DEPTH:
         return []
     shapes = node.inputs[0].shape.to_static(), w.shape[:-2], node.outputs[0].shape.to_static()
     image = interleaved_rows.Interleaving(op, *shapes)
