@@ -141,6 +141,7 @@ class Loop:
     again: Value | None = None
     results: list[Value] = field(default_factory=list)
     moving: list[tuple[Value, Value, Operand]] = field(default_factory=list)
+    step: Operand = 1
 
 
 class Function:
@@ -148,13 +149,16 @@ class Function:
 
     `optimize=False`: the text is good as it is (values computed once, loops entered at the top, invariants outside), so
     LLVM's optimization passes, the greater part of its time, are left out; code generation still optimizes.
-    `aligned`: vectors that are kept on the stack do not lie across two cache lines, which takes a register.
+    `aligned`: vectors that are kept on the stack do not lie across two cache lines, which takes a register. `lean`: of
+    the instruction set; what `moving` gives does move.
     """
 
-    def __init__(self, name: str, params: Mapping[str, str], optimize: bool = True, aligned: bool = False) -> None:
+    def __init__(
+        self, name: str, params: Mapping[str, str], optimize: bool = True, aligned: bool = False, lean: bool = False
+    ) -> None:
         self.name = name
         self._attributes = " alignstack(64)" if aligned else ""
-        self.optimize = optimize
+        self.optimize, self.lean = optimize, lean
         self.params = tuple(params.items())
         self.tid = Value("i64", "%tid")
         self.nthreads = Value("i64", "%nthreads")
@@ -410,7 +414,7 @@ class Function:
         self._lines.append(f"  br label %{head}")
         self._start(head)
         index = Value(first.type, self._name(f"{name}."))
-        state = Loop(index, [Value(c.type, self._name("c")) for c in carried])
+        state = Loop(index, [Value(c.type, self._name("c")) for c in carried], step=step)
         phis = len(self._lines)
         if not nonempty:
             more = self.icmp("slt", index, last)
@@ -435,12 +439,15 @@ class Function:
         state.results = list(state.next if nonempty else state.values)
 
     def moving(self, loop: Loop, start: Value, by: Operand) -> Value:
-        """An address, or an offset, that is `start` in the first round of `loop` and `by` bytes more in each next one.
+        """`start + index * by` in a loop from 0 on, of an address or an offset; `by` is an int unless steps are of one.
 
-        It takes one addition, where what is worked out from the index may take a multiplication and a register more.
+        Where LLVM leaves addresses alone, it moves on by an addition a round.
         """
+        if not self.lean:
+            return self._further(start, self.mul(loop.index, by))
         x = Value(start.type, self._name("at"))
-        loop.moving.append((x, start, by))
+        round_ = by * loop.step if isinstance(by, int) and isinstance(loop.step, int) else by
+        loop.moving.append((x, start, round_))
         return x
 
     def _further(self, x: Value, by: Operand) -> Value:

@@ -59,8 +59,7 @@ def _is_foreign(triple: str) -> bool:
 
 
 def _target(isa: Isa) -> tuple[str, str, str, bool]:
-    # where registers are few, merged addresses keep some from the stack; no ARM core was at hand to measure
-    return isa.triple, isa.cpu, isa.features, isa.is_x86 and isa.registers >= 32
+    return isa.triple, isa.cpu, isa.features, isa.lean
 
 
 def _machine(triple: str, cpu: str, features: str, lean: bool, level: int, jit: bool = False) -> llvm.Machine:

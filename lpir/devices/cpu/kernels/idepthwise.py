@@ -73,7 +73,7 @@ class _Printer:
         }
         name = f"idepthwise_{isa.name}_{shape.rows}x{shape.width}s{shape.stride}f{fold}"
         # weights and vectors from the stack take most of the loads that there can be
-        self.f = Function(name, params, optimize=False, aligned=True)
+        self.f = Function(name, params, optimize=False, aligned=True, lean=isa.lean)
 
     def kernel(self) -> Kernel:
         f, p = self.f, self.f.p
@@ -177,8 +177,9 @@ class _Printer:
     def _place(self, window: _Window, ahead: _Window) -> tuple[Value, Value]:
         """Whether a column is inside, and its distance from the start of its row."""
         f = self.f
-        inside = f.icmp("ult", f.add(window.column, ahead.column), f.p["in_columns"])
-        return inside, f.add(window.offset, ahead.offset)
+        column = f.add(window.column, ahead.column)
+        offset = f.add(window.offset, ahead.offset) if f.lean else f.mul(column, f.p["channels"])
+        return f.icmp("ult", column, f.p["in_columns"]), offset
 
     def _load(self, row: int, place: tuple[Value, Value]) -> Value:
         """The block of a column of a tap row; zero points where the column is outside."""

@@ -237,7 +237,7 @@ class Printer:
         }
         params |= self.step_params()
         kind = f"igemm_{isa.name}_{tile.rows}x{tile.vectors}"
-        self.f = Function(kind, params, optimize=False)
+        self.f = Function(kind, params, optimize=False, lean=isa.lean)
 
     def step_params(self) -> dict[str, str]:
         """Names and types of the parameters that tell where the steps of a sum read."""
@@ -321,7 +321,7 @@ class Printer:
         with f.loop(0, f.p["steps"], form.unroll, carried=[*sums, self.soon(tile)], nonempty=True, name="step") as k:
             *k.next, soon = k.values
             f.prefetch(soon, SECOND_CACHE)
-            at = f.moving(k, w, form.unroll * column)
+            at = f.moving(k, w, column)
             for u in range(form.unroll):
                 offset = f.mul(k.index, 4) if form.affine else self.offset(f.p["offsets"], k.index, u)
                 vectors = range(u * column, (u + 1) * column, self.lanes * 4)

@@ -93,20 +93,18 @@ class _Printer(Printer):
     def add_products(self, pointers: list[Value], w: Value, tile: Value, sums: list[Value]) -> list[Value]:
         f = self.f
         first, middle, last = self.block
-        size = self.lanes * 4
-        pairs, windows = (f.gep(w, f.mul(index, size)) for index in (first, middle))
         with f.loop(first, middle, 2, carried=[*sums, self.soon(tile)], name="pairs") as k:
             *sums, soon = k.values
             f.prefetch(soon, SECOND_CACHE)
-            at = f.moving(k, pairs, 2 * size)
-            k.next = [*self._windows(pointers, at, k.index, 2, sums), f.gep(soon, self.ahead)]
+            k.next = [*self._windows(pointers, w, k.index, 2, sums), f.gep(soon, self.ahead)]
         with f.loop(middle, last, carried=k.results[:-1], name="windows") as k:
-            k.next = self._windows(pointers, f.moving(k, windows, size), k.index, 1, k.values)
+            k.next = self._windows(pointers, w, k.index, 1, k.values)
         return k.results
 
-    def _windows(self, pointers: list[Value], at: Value, index: Value, count: int, sums: list[Value]) -> list[Value]:
-        """`sums` plus windows `index .. index + count`, whose weights lie at `at`, added in int16."""
+    def _windows(self, pointers: list[Value], w: Value, index: Value, count: int, sums: list[Value]) -> list[Value]:
+        """`sums` plus windows `index .. index + count`, added in int16."""
         f, size = self.f, self.lanes * 4
+        at = f.gep(w, f.mul(index, size))
         offsets = [self.offset(f.p["offsets"], index, i) for i in range(count)]
         weights = [f.load(self.byte_type, f.gep(at, i * size), 1) for i in range(count)]
         following = []
