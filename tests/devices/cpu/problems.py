@@ -202,7 +202,10 @@ def _depthwise() -> Iterator[Problem]:
     for name, (channels, size, kernel, stride) in DEPTHWISE.items():
         op = convolution(REQUANT, (stride, stride), pads=(kernel // 2, kernel // 2), groups=channels)
         x, w = (1, size, size, channels), (kernel, kernel, 1, channels)
-        yield Problem(f"depthwise {name}", op, (_codes(*x), _weights(*w), *_channels(channels)), (1, 2, 3))
+        inputs: tuple[Array, ...] = (_codes(*x), _weights(*w), *_channels(channels))
+        yield Problem(f"depthwise {name}", op, inputs, (1, 2, 3))
+        apart = dataclasses.replace(op, x_zero_point=tuple(int(z) for z in np.arange(channels) * 37 % 256))
+        yield Problem(f"depthwise {name}, zero points of channels", apart, inputs, (1, 2, 3))
         for extreme, (code, fill) in EXTREMES.items():
             inputs = (_codes(*x, fill=code), _weights(*w, fill=fill))
             yield Problem(f"depthwise {name}, {extreme}", dataclasses.replace(op, epilogue=ACC), inputs, (1,))
@@ -264,6 +267,7 @@ def _floats() -> Iterator[Problem]:
         op = convolution(RELU6, (stride, stride), pads=pads, groups=channels, zero_point=0)
         inputs = (_normal(1, size, size, channels), _normal(kernel, kernel, 1, channels), _normal(channels))
         yield Problem(f"depthwise {name} f32", op, inputs, (1, 2), F32_SUM.per(kernel**2))
+        yield Problem(f"depthwise {name} f32, computed weights", op, inputs, (2,), F32_SUM.per(kernel**2))
     for m, k, n in [(1, 1, 1), (7, 33, 16), (49, 100, 33), (1, 1280, 1000)]:
         matmul = LoweredMatMul(False, 0, 0, FLOAT)
         for constants in ((), (1,)):
