@@ -163,7 +163,9 @@ class _Body:
 
     def __init__(self, f: Function, isa: Isa, form: Form, x: Value, out: Value) -> None:
         self.f, self.isa, self.form, self.x, self.out = f, isa, form, x, out
-        self.lanes = isa.bits // 8 // form.size
+        # bytes of planes are shuffled within 128 bits, where that is one instruction for each of them
+        bits = 128 if form.kind == "interleave" and form.size == 1 else isa.bits
+        self.lanes = bits // 8 // form.size
         row, col = form.rank - 2, form.rank - 1
         self.row_x, self.row_out, self.col_x, self.col_out = (
             f.p[f"x{row}"],
@@ -250,11 +252,14 @@ class _Body:
             f.load(vector_of(element, lanes), f.gep(f.gep(self.x, f.mul(self.col_x, p)), row, element))
             for p in range(planes)
         ]
-        wide = _joined(f, parts)
         out = f.gep(self.out, f.mul(row, planes), element)
         for v in range(planes):
-            order = [(i % planes) * lanes + i // planes for i in range(v * lanes, (v + 1) * lanes)]
-            f.store(f.shuffle(wide, None, order), f.gep(out, v * lanes, element))
+            where = [divmod(i, planes) for i in range(v * lanes, (v + 1) * lanes)]
+            mixed = f.shuffle(parts[0], parts[1], [i + p * lanes if p < 2 else -1 for i, p in where])
+            for plane in range(2, planes):
+                own = [lanes + i if p == plane else lane for lane, (i, p) in enumerate(where)]
+                mixed = f.shuffle(mixed, parts[plane], own)
+            f.store(mixed, f.gep(out, v * lanes, element))
 
     def _deinterleave(self, col: Value) -> None:
         f, planes, element, lanes = self.f, self.form.extra, self.form.element, self.lanes
@@ -263,16 +268,6 @@ class _Body:
         for p in range(planes):
             plane = f.shuffle(wide, None, range(p, planes * lanes, planes))
             f.store(plane, f.gep(f.gep(self.out, f.mul(self.row_out, p)), col, element))
-
-
-def _joined(f: Function, parts: Sequence[Value]) -> Value:
-    """Vectors one after the other, in one of `len(parts) * lanes` lanes."""
-    lanes = parts[0].lanes
-    wide = parts[0]
-    for i, part in enumerate(parts[1:], 1):
-        spread = f.shuffle(part, None, [*range(lanes), *[-1] * (i * lanes - lanes)]) if i > 1 else part
-        wide = f.shuffle(wide, spread, [*range(i * lanes), *range(i * lanes, (i + 1) * lanes)])
-    return wide
 
 
 def transposed(f: Function, lines: list[Value], per_128: int) -> list[Value]:
