@@ -55,8 +55,8 @@ CONFIG_BYTES = 64
 # cache lines of weights that a step of a block uses, for 2 tiles
 LINES = 32
 # blocks of so few steps ask for the next weights while they are finished, so many lines at a time: tile loads leave
-# too few line buffers for it
-FEW_STEPS, BESIDE = 24, 8
+# too few line buffers for it. Fewer rounds of rows than LEAST_ROUNDS would leave most of them unasked
+FEW_STEPS, BESIDE, LEAST_ROUNDS = 24, 8, 24
 # of row tiles, whose sums wait for the next part of their steps
 MOST_PAIRS = 8
 
@@ -250,9 +250,9 @@ def build(
     weights = len(runs) * length * n
     # weights that do not stay in the second cache come from the third, asked for one block ahead
     ahead = 0 if weights <= SMALL_WEIGHTS else -(-LINES // (rows.tiles // rows.down))
-    beside = 0
-    if ahead and (steps := len(runs) * -(-length // DEPTH)) <= FEW_STEPS:
-        rounds = -(-rows.rows * rows.down // together) * (rows.tiles // rows.down)
+    beside, steps = 0, len(runs) * -(-length // DEPTH)
+    rounds = -(-rows.rows * rows.down // together) * (rows.tiles // rows.down)
+    if ahead and steps <= FEW_STEPS and rounds >= LEAST_ROUNDS:
         ahead, beside = 0, min(1 << (-(-LINES * steps // rounds) - 1).bit_length(), BESIDE)
     form = Form(
         beside=beside,
