@@ -173,13 +173,21 @@ _ERF = (
 
 def _erf(x: Expr) -> Expr:
     # adding 1.5 * 2^23 leaves k in the low bits of the float; the largest argument gives 1
-    t = apply("minimum", abs_(x), 3.8749998) * 4.0
+    quarters = _times_power_of_two(x, 4.0)
+    t = apply("minimum", abs_(quarters), 15.4999992)
     shifted = t + 1.5 * 2.0**23
     k, r = bitcast(shifted, i32), t - (shifted - 1.5 * 2.0**23)
     value = lookup(k, _ERF[-1])
     for entries in reversed(_ERF[:-1]):
         value = value * r + lookup(k, entries)
-    return copy_sign(value, x)
+    return copy_sign(value, quarters)
+
+
+def _times_power_of_two(x: Expr, power: float) -> Expr:
+    """`x * power`; exact, so that it may join a factor of `x`."""
+    if x.fn == "mul" and x.args[1].fn == "const":
+        return x.args[0] * (float(x.args[1].value or 0) * power)
+    return x * power
 
 
 def _quadrant(x: Expr) -> tuple[Expr, Expr]:

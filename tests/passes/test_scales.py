@@ -42,6 +42,14 @@ def test_the_last_factor_takes_the_scale() -> None:
     assert np.allclose(operands[0].node.op.data, [7.4, 14.8])  # type: ignore[attr-defined]
 
 
+def test_a_literal_among_factors_takes_the_scale() -> None:
+    gelu = SUM * 0.5 * (erf(SUM * 0.7) + 1.0)
+    scale = constant(np.float32([2.0, 4.0]))
+    expr, operands = fold_output_scale(cast(rint_i32(clamp(gelu * input_(1), 0.0, 255.0)), u8), [scale], 1)
+    assert products(expr) == products(gelu)
+    assert np.allclose(operands[0].node.op.data, [1.0, 2.0])  # type: ignore[attr-defined]
+
+
 def test_a_sum_of_two_tensors_is_left_alone() -> None:
     y = SUM * 0.5 + input_(1)
     tensor = constant(np.zeros(3, np.int32)).node.output

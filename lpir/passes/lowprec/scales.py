@@ -62,7 +62,8 @@ def _constant(leaf: Expr, operands: list[Value], first: int) -> Array | None:
 
 
 def _times(expr: Expr, factor: Array, operands: list[Value], first: int) -> Expr | None:
-    """`expr * factor` for `x * scale`, `acc * scale + bias` and `x * scale + y * scale`, or None for another form."""
+    """`expr * factor` for `x * scale`, `x * scale * y`, `acc * scale + bias` and `x * scale + y * scale`, or None for
+    another form."""
     if expr.fn == "add":
         # a sum may be written either way around
         product, other = expr.args if expr.args[0].fn == "mul" else expr.args[::-1]
@@ -75,7 +76,12 @@ def _times(expr: Expr, factor: Array, operands: list[Value], first: int) -> Expr
     if expr.fn != "mul":
         return None
     scale = _scaled_leaf(expr.args[1], factor, operands, first)
-    return None if scale is None else expr.args[0] * scale
+    if scale is not None:
+        return expr.args[0] * scale
+    # `x * literal * y`: the literal comes last
+    inner = expr.args[0]
+    scale = _scaled_leaf(inner.args[1], factor, operands, first) if inner.fn == "mul" else None
+    return None if scale is None else inner.args[0] * expr.args[1] * scale
 
 
 def _is_sum(expr: Expr) -> bool:
