@@ -195,6 +195,7 @@ DEPTHWISE: dict[str, tuple[int, int, int, int]] = {
     "g144ih14kh5": (144, 14, 5, 1),
     "g32ih11kh5sh2": (32, 11, 5, 2),
     "g48ih10kh7": (48, 10, 7, 1),
+    "g144ih7kh5": (144, 7, 5, 1),
 }
 
 

@@ -21,6 +21,8 @@ from lpir.ops.boundary import constant_data
 from lpir.ops.lowered import LoweredConvolution, expanded
 
 MAX_TAPS = 81  # taps are unrolled
+# threads share the channels of an image of so few rows, as those of the product before it did
+FEW_ROWS = 8
 
 
 class DepthwiseInt8(Kernel):
@@ -66,7 +68,7 @@ class DepthwiseInt8(Kernel):
         values: dict[str, int | float | F32 | Ref] = {
             **{"x": ctx.ref(node.inputs[0]), "out": ctx.ref(node.outputs[0]), "table": ctx.constant(table)},
             **{"channels": channels, "rows": len(table), "columns": out[-2]},
-            **{"in_columns": x[-2], "pad": op.pads_begin[-1]},
+            **{"in_columns": x[-2], "pad": op.pads_begin[-1], "by_blocks": int(math.prod(x[:-2]) <= FEW_ROWS)},
         }
         steps = []
         for blocks in self._blocks(choose_blocks(isa, channels, len(table)), op.x_zero_point):

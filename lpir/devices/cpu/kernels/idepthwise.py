@@ -65,7 +65,7 @@ class _Printer:
         self.width = self.bytes // fold
         self.lanes = self.bytes // 4
         self.raw_type = vector_of("i8", self.bytes)
-        numbers = ("channels", "first", "last", "blocks", "rows", "columns", "in_columns", "pad")
+        numbers = ("channels", "first", "last", "blocks", "rows", "columns", "in_columns", "pad", "by_blocks")
         params = {
             **dict.fromkeys(("x", "table", "zeros", "w", "init", "out"), "ptr"),
             **dict.fromkeys(numbers, "i64"),
@@ -81,9 +81,12 @@ class _Printer:
         weight_bytes = self.shape.products * 4 * self.bytes
         row_groups = f.udiv(f.add(p["rows"], self.fold - 1), self.fold)
         first, last = f.my_range(f.mul(row_groups, p["blocks"]))
-        start = [f.udiv(first, p["blocks"]), f.urem(first, p["blocks"])]
+        by_blocks = f.icmp("ne", p["by_blocks"], 0)
+        inner = f.select(by_blocks, row_groups, p["blocks"])
+        start = [f.udiv(first, inner), f.urem(first, inner)]
         with f.loop(first, last, carried=start, name="unit") as unit:
-            group, block = unit.values
+            outside, inside = unit.values
+            group, block = f.select(by_blocks, inside, outside), f.select(by_blocks, outside, inside)
             self.block = block
             self.n = f.smin(f.add(p["first"], f.mul(block, self.width)), p["last"])
             self.w = f.gep(p["w"], f.mul(block, weight_bytes))
@@ -94,9 +97,9 @@ class _Printer:
             self.init = self._ordered("i32", p["init"])
             self.leaves = self._vectors()
             self._row()
-            following = f.add(block, 1)
-            over = f.icmp("eq", following, p["blocks"])
-            unit.next = [f.add(group, f.convert("zext", over, "i64")), f.select(over, 0, following)]
+            following = f.add(inside, 1)
+            over = f.icmp("eq", following, inner)
+            unit.next = [f.add(outside, f.convert("zext", over, "i64")), f.select(over, 0, following)]
         return f.kernel()
 
     def _sources(self, tap: int) -> list[Value]:
