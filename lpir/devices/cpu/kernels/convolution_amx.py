@@ -135,7 +135,7 @@ def _interleaved(node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
     shapes = node.inputs[0].shape.to_static(), w.shape[:-2], node.outputs[0].shape.to_static()
     image = interleaved_rows.Interleaving(op, *shapes)
     words = image.weights(w)
-    copy = ctx.scratch(image.rows * image.pitch)
+    copy = ctx.scratch(image.nbytes) + image.lead
     product = Product(node, op.x_zero_point, copy, image.offsets, (0,), words[None, None], 0)
     if refuse_wide(product) is not None:
         return []

@@ -53,6 +53,16 @@ class Interleaving:
         return -(-self.words * 4 // 64) * 64 + 64
 
     @property
+    def lead(self) -> int:
+        """Where in its memory a copy starts: the image's own columns are then written as whole cache lines."""
+        return -4 * self.left % 64
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory for a copy."""
+        return self.rows * self.pitch + 64
+
+    @property
     def rows(self) -> int:
         """Number of rows."""
         return math.prod(self.out[:-2])
@@ -72,7 +82,7 @@ class Interleaving:
         return words.reshape(-1, outputs)
 
     def step(self, x: Ref, out: Ref, isa: Isa, ctx: BuildContext) -> Step:
-        """Copies image `x` to `out`."""
+        """Copies image `x` to `out`, which is `lead` bytes behind the start of its memory."""
         op = self.op
         table = row_table(self.image, self.out, self.kernel, op.strides, op.dilations, op.pads_begin)
         nbytes = self.image[-1] * self.image[-2]
