@@ -56,7 +56,7 @@ CONFIG_BYTES = 64
 LINES = 32
 # blocks of so few steps ask for the next weights while they are finished, so many lines at a time: tile loads leave
 # too few line buffers for it. Fewer rounds of rows than LEAST_ROUNDS would leave most of them unasked
-FEW_STEPS, BESIDE, LEAST_ROUNDS = 24, 8, 24
+FEW_STEPS, BESIDE, LEAST_ROUNDS = 8, 8, 24
 # of row tiles, whose sums wait for the next part of their steps
 MOST_PAIRS = 8
 
