@@ -25,18 +25,16 @@ from lpir.record import record
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LINE = 64  # bytes of a cache line
-AVX_BITS = 256
 # that a core reads in a cycle of what another has written
 FOREIGN_BYTES = 1.5
 
 
 @record
 class _Costs:
-    """Cycles, measured, of a vector: a dot product of bytes, and one of words; transforming nine weights; a patch;
-    16 outputs."""
+    """Cycles, measured, of a vector: of a dot product of bytes, one of words, nine weights, a patch, and 16 outputs."""
 
-    bytes: float
-    words: float
+    bytes: float = 1.1
+    words: float = 0.8
     weights: float = 50.0
     patch: float = 160.0
     outputs: float = 220.0
@@ -46,8 +44,7 @@ class _Costs:
         return POSITIONS * channels / 2 * self.words + self.outputs
 
 
-def _costs(isa: Isa) -> _Costs:
-    return _Costs(0.58, 0.68) if isa.exact else _Costs(1.1, 0.8)
+COSTS = _Costs()
 
 
 class ConvolutionWinograd(ConvolutionInt8):
@@ -71,10 +68,10 @@ class ConvolutionWinograd(ConvolutionInt8):
         """Why products of bytes are faster, or None."""
         *_, channels, n = node.inputs[1].shape.to_static()
         out = node.outputs[0].shape.to_static()
-        columns, costs = n / isa.lanes(), _costs(isa)
-        tile = columns * costs.tile(channels) + channels / isa.lanes(16) * costs.patch
-        here = tile * _tiles(out) + columns * channels / 2 * costs.weights
-        direct = math.prod(out[:3]) * columns * TAPS * channels / 4 * costs.bytes
+        columns = n / isa.lanes()
+        tile = columns * COSTS.tile(channels) + channels / isa.lanes(16) * COSTS.patch
+        here = tile * _tiles(out) + columns * channels / 2 * COSTS.weights
+        direct = math.prod(out[:3]) * columns * TAPS * channels / 4 * COSTS.bytes
         return None if here < direct else f"{out[1]}x{out[2]} outputs of {channels} channels do not pay for transforms"
 
     def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
@@ -107,8 +104,7 @@ def _product_step(product: Product, w: Array, v: Ref, between: int, pixels: Arra
     tile = _tile(isa, len(pixels), columns)
     packed = pack_winograd(w, isa.lanes(), tile.vectors)
     tiles, blocks = -(-len(pixels) // tile.rows), -(-columns // tile.vectors)
-    costs = _costs(isa)
-    cycles = tile.rows * tile.vectors * costs.tile(channels), channels / 2 * tile.vectors * costs.weights
+    cycles = tile.rows * tile.vectors * COSTS.tile(channels), channels / 2 * tile.vectors * COSTS.weights
     mc, nc = shares(ctx.threads, tiles, blocks, *cycles, POSITIONS * between)
     # what lies so far apart does not share the sets of a cache
     column = _odd_lines(channels * tile.vectors * isa.lanes() * 2)
@@ -174,8 +170,8 @@ def _refuse_isa(node: Node, isa: Isa) -> str | None:
     *_, channels, n = node.inputs[1].shape.to_static()
     if not isa.is_x86:
         return f"{isa.name} has no vpmaddwd"
-    if isa.exact and isa.bits > AVX_BITS:
-        return f"{isa.name} multiplies bytes as fast as it is"
+    if isa.exact:
+        return f"{isa.name} multiplies bytes as fast"
     if node.inputs[1].element_type != i8:
         return f"the weights are {node.inputs[1].element_type}, not i8"
     if channels % 2 or channels < isa.lanes(16) or n < isa.lanes():
