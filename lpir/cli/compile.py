@@ -10,9 +10,9 @@ import typer
 from lpir.cli._options import AsIs, Config, Isa, ModelPath, Shapes, Threads, check_output, configuration, load
 
 EXAMPLES = """
-lpir compile int8.xml -o net.so               net.so and net.h, for C and Python
-lpir compile int8.xml -o net.so --isa avx2    for processors without AVX-512
-lpir compile int8.xml -o net.so --isa neon_dot --threads 4    for a board with Arm's Cortex-A76
+lpir compile int8.xml -o net.so                   net.so and net.h, for C and Python
+lpir compile int8.xml -o net.so --isa avx2        for processors without AVX-512
+lpir compile int8.xml -o net.so --isa neon_dot    for Arm's Cortex-A76 and later
 lpir compile model.onnx -o net.so -s 1,3,224,224
 """
 

