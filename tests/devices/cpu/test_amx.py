@@ -236,7 +236,7 @@ def test_steps_cover_a_run_in_equal_parts() -> None:
 @pytest.mark.parametrize("n", [16, 17, 24, 31, 32, 33, 48, 144, 1000])
 def test_blocks_cover_every_channel(n: int) -> None:
     across = 1 if n == 16 else 2
-    first = first_channels(n, across, n >= 16 * across)
+    first = first_channels(n, across)
     held = (first[:, :, None] + np.arange(16)).reshape(-1)
     assert set(held.tolist()) == set(range(n))
 

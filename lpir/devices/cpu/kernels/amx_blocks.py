@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, tile_rows
+from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -18,6 +19,34 @@ TOGETHER = 8
 SUMS_BYTES = 2 * MOST * 2 * LANES * 4
 # a block that reads more than SPLIT bytes takes its steps in parts, where there are LEAST_PAIRS pairs of row tiles
 SPLIT, LEAST_PAIRS = 64 * 1024, 4
+
+
+@record
+class Form:
+    """What is compiled into a kernel beside its epilogue.
+
+    `across`, `down`: tiles of channels and of rows in a block; `affine`: one run of channels; `linear`: see TileRows;
+    `together`: rows that are finished and stored together; `beside`: cache lines of the next block's weights that are
+    asked for with them; `split`: steps are taken in parts. What takes but a branch a step is a parameter: a layer more
+    that shares its kernel is one less to compile.
+    """
+
+    down: int
+    across: int
+    affine: bool
+    linear: bool
+    together: int
+    beside: int = 0
+    split: bool = False
+
+
+@record
+class Start:
+    """How blocks start: `zero`: sums are 0, not `init`; `ahead`: cache lines of the next block's weights that each step
+    asks for."""
+
+    zero: bool = False
+    ahead: int = 0
 
 
 def step_depth(length: int) -> int:
@@ -42,14 +71,11 @@ def step_offsets(runs: tuple[int, ...], length: int, depth: int) -> Array:
     return (np.asarray(runs, np.int64)[:, None] + np.arange(0, length, depth)).reshape(-1).astype(np.int32)
 
 
-def first_channels(n: int, across: int, joint: bool) -> Array:
-    """First channel of each block's tiles."""
-    tiles = -(-n // LANES)
-    blocks = -(-tiles // across)
-    if joint:
-        starts = np.minimum(np.arange(blocks) * across * LANES, n - across * LANES)
-        return np.asarray(starts[:, None] + np.arange(across) * LANES)
-    return np.minimum(np.arange(across) * LANES, n - LANES)[None]
+def first_channels(n: int, across: int) -> Array:
+    """First channel of each block's tiles: the last ones overlap their neighbors."""
+    width = across * LANES
+    starts = np.minimum(np.arange(-(-n // width)) * width, max(0, n - width))
+    return np.asarray(starts[:, None] + np.minimum(np.arange(across) * LANES, n - LANES))
 
 
 def block_shape(offsets: Array, n: int, adds: bool) -> tuple[TileRows, int, int]:

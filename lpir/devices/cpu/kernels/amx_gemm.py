@@ -17,6 +17,7 @@ Intel Architecture Instruction Set Extensions Programming Reference, chapter 3.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,6 +31,8 @@ from lpir.devices.cpu.kernels.amx_blocks import (
     LANES,
     SUMS_BYTES,
     Array,
+    Form,
+    Start,
     block_shape,
     first_channels,
     near_bytes,
@@ -39,7 +42,7 @@ from lpir.devices.cpu.kernels.amx_blocks import (
 )
 from lpir.devices.cpu.kernels.amx_rows import TileRows
 from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Pointer, element_bytes
-from lpir.devices.cpu.kernels.interleave import pack_each
+from lpir.devices.cpu.kernels.interleave import pack_in_order
 from lpir.devices.cpu.kernels.pack import with_slack
 from lpir.record import record
 
@@ -57,6 +60,8 @@ LINES = 32
 # blocks of so few steps ask for the next weights while they are finished, so many lines at a time: tile loads leave
 # too few line buffers for it. Fewer rounds of rows than LEAST_ROUNDS would leave most of them unasked
 FEW_STEPS, BESIDE, LEAST_ROUNDS = 8, 8, 24
+# cache lines that are asked for in one go
+AT_ONCE = 4
 # of row tiles, whose sums wait for the next part of their steps
 MOST_PAIRS = 8
 
@@ -80,36 +85,16 @@ class Call:
 
 
 @record
-class Form:
-    """What is compiled into a kernel beside its epilogue.
-
-    `across`, `down`: tiles of channels and of rows in a block; `affine`: one run of channels; `linear`: see TileRows;
-    `joint`: the channels of a block follow each other; `together`: rows that are finished and stored together; `ahead`:
-    cache lines of the next block's weights that each step asks for; `beside`: that are asked for with the rows that are
-    finished together; `zero`: sums start from zero, not from `init`; `split`: steps are taken in parts.
-    """
-
-    down: int
-    across: int
-    affine: bool
-    linear: bool
-    joint: bool
-    together: int
-    ahead: int
-    beside: int = 0
-    zero: bool = False
-    split: bool = False
-
-
-@record
 class Operands:
-    """Where blocks read: the input, their weights, their initial sums, and the weights that come next."""
+    """Where blocks read: the input, their weights, their initial sums, and the next weights up to
+    their end."""
 
     x: Value
     weights: Value
     init: Value
     tile_bytes: Value
     following: Value
+    end: Value
 
 
 @record
@@ -124,6 +109,7 @@ class TileGemm:
     groups: int
     input_bytes: int
     form: Form
+    start: Start
     kernel: Kernel
     epilogue: Epilogue
 
@@ -145,7 +131,7 @@ class TileGemm:
     @property
     def first_channels(self) -> Array:
         """First channel of each block and tile: [blocks, across]; the last ones overlap their neighbors."""
-        return first_channels(self.n, self.form.across, self.form.joint)
+        return first_channels(self.n, self.form.across)
 
     def config(self) -> Array:
         """What `ldtilecfg` reads: palette 1, then bytes a row and rows of each tile."""
@@ -183,6 +169,7 @@ class TileGemm:
             **{"m": self.m, "n": self.n, "steps": steps, "depth": self.depth, "rows": self.rows.rows},
             **{"groups": self.groups, "pairs": pairs, "blocks": blocks},
             **{"m_chunks": mc, "n_chunks": nc},
+            **{"zero": int(self.start.zero), "ahead": self.start.ahead},
             **self.epilogue.values(call.operands),
         }
         if not form.affine:
@@ -255,19 +242,17 @@ def build(
     if ahead and steps <= FEW_STEPS and rounds >= LEAST_ROUNDS:
         ahead, beside = 0, min(1 << (-(-LINES * steps // rounds) - 1).bit_length(), BESIDE)
     form = Form(
-        beside=beside,
         down=rows.down,
         across=across,
         affine=len(runs) == 1,
         linear=rows.linear,
-        joint=n >= across * LANES,
         together=together,
-        ahead=1 << (ahead - 1).bit_length() if ahead else 0,
-        zero=zero,
+        beside=beside,
         split=splits(rows, across, runs, length, size // len(offsets)),
     )
+    start = Start(zero, 1 << (ahead - 1).bit_length() if ahead else 0)
     code = _print(isa, form, epilogue)
-    return TileGemm(rows, len(offsets), n, runs, length, groups, size, form, code, epilogue)
+    return TileGemm(rows, len(offsets), n, runs, length, groups, size, form, start, code, epilogue)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -284,7 +269,8 @@ class _Printer:
         pointers += [] if form.affine else ["offsets"]
         pointers += [] if form.linear else ["starts", "pixels"]
         numbers = ["x_stride", "out_stride", "x_group", "m", "n", "steps", "depth", "rows", "groups"]
-        numbers += ["pairs", "blocks", "m_chunks", "n_chunks", *(["parts"] if form.split else [])]
+        numbers += ["pairs", "blocks", "m_chunks", "n_chunks", "zero", "ahead"]
+        numbers += ["parts"] if form.split else []
         params = dict.fromkeys(pointers, "ptr") | dict.fromkeys(numbers, "i64")
         self.f = Function(f"amx_{form.down}x{form.across}", params | epilogue.params(), optimize=False)
         self.sums = self.f.alloca("i8", SUMS_BYTES * (MOST_PAIRS if form.split else 1))
@@ -316,7 +302,8 @@ class _Printer:
             w = f.gep(f.p["w"], f.mul(which, panel))
             init = f.gep(f.p["init"], f.mul(which, form.across * 4 * LANES))
             channels = self.channels(f.add(f.mul(group, f.p["n"]), self.channel(block.index)))
-            operands = Operands(x, w, init, tile_bytes, f.gep(w, panel))
+            following = f.gep(w, panel)
+            operands = Operands(x, w, init, tile_bytes, following, f.gep(following, panel))
             if form.split:
                 with f.loop(0, f.p["parts"], nonempty=True, name="part") as part:
                     self.pairs(pairs, operands, self.chunk(part.index, "steps", "parts"), channels)
@@ -331,27 +318,41 @@ class _Printer:
         with f.loop(*pairs, name="pair") as pair:
             number = f.sub(pair.index, pairs[0])
             tiles, pixels = self.place(operands.x, pair.index)
-            ahead = f.gep(operands.following, f.mul(f.mul(number, f.p["steps"]), 64 * form.ahead))
+            before = f.mul(number, f.p["steps"])
             sums = f.gep(self.sums, f.mul(number, SUMS_BYTES)) if form.split else self.sums
             self.start(operands.init, sums, steps[0])
             with f.loop(*steps, nonempty=True, name="step") as k:
-                self.step(tiles, operands, ahead, k.index)
+                self.ask_ahead(operands, f.add(before, k.index))
+                self.step(tiles, operands, k.index)
             for c, at in enumerate(self.places(sums)):
                 self.tile("tilestored64", c, at, self.pitch)
             # no rows before the last step
             height = f.mul(f.p["rows"], form.down)
             height = f.select(f.icmp("eq", steps[1], f.p["steps"]), height, 0) if form.split else height
             with f.loop(0, height, form.together, nonempty=not form.split, name="row") as r:
-                self.ask(operands.following, number, r.index)
+                if form.beside:
+                    self.ask_beside(operands.following, number, r.index)
                 self.finish(r.index, sums, pixels, channels)
 
-    def ask(self, panel: Value, pair: Value, row: Value) -> None:
+    def ask_ahead(self, operands: Operands, step: Value) -> None:
+        """Asks for the part of the next block's weights that comes with step `step` of all steps of a chunk."""
+        f = self.f
+        size = f.mul(f.p["ahead"], 64)
+        at = f.gep(operands.following, f.mul(step, size))
+        # nobody need ask for what comes behind
+        size = f.select(f.icmp("ult", at, operands.end), size, 0)
+        with f.loop(0, size, 64 * AT_ONCE, name="line") as line:
+            self.ask(f.gep(at, line.index), AT_ONCE)
+
+    def ask_beside(self, panel: Value, pair: Value, row: Value) -> None:
         """Asks for the part of the next block's weights that comes with rows `row ..` of the chunk's pair `pair`."""
         f, form = self.f, self.form
         rows = f.add(f.mul(pair, f.mul(f.p["rows"], form.down)), row)
-        at = f.gep(panel, f.mul(rows, 64 * form.beside // form.together)) if form.beside else panel
-        for line in range(form.beside):
-            f.prefetch(f.gep(at, 64 * line), SECOND_CACHE)
+        self.ask(f.gep(panel, f.mul(rows, 64 * form.beside // form.together)), form.beside)
+
+    def ask(self, at: Value, lines: int) -> None:
+        for line in range(lines):
+            self.f.prefetch(self.f.gep(at, 64 * line), SECOND_CACHE)
 
     def tile(self, instruction: str, *operands: Value | int) -> None:
         """A tile instruction; an int is the number of a tile."""
@@ -364,16 +365,15 @@ class _Printer:
         return f.udiv(f.mul(n, index), parts), f.udiv(f.mul(n, f.add(index, 1)), parts)
 
     def channel(self, block: Value) -> Value:
-        """First channel of a block."""
+        """First channel of a block: the last ones overlap their neighbors."""
         f, width = self.f, self.form.across * LANES
-        return f.smin(f.mul(block, width), f.sub(f.p["n"], width)) if self.form.joint else f.const("i64", 0)
+        return f.smin(f.mul(block, width), f.smax(f.sub(f.p["n"], width), 0))
 
     def channels(self, first: Value) -> list[Value]:
-        """First channel of each tile of a block that starts at channel `first`."""
+        """First channel of each tile of a block that starts at channel `first`: fewer channels than fill it overlap."""
         f = self.f
-        if self.form.joint:
-            return [f.add(first, b * LANES) for b in range(self.form.across)]
-        return [first, f.add(first, f.sub(f.p["n"], LANES))]
+        last = f.sub(f.p["n"], LANES)
+        return [first, *[f.add(first, f.smin(last, b * LANES)) for b in range(1, self.form.across)]]
 
     def place(self, x: Value, pair: Value) -> tuple[list[Value], Value]:
         """Where the row tiles of a pair read, and its first pixel, or the list of its pixels."""
@@ -397,10 +397,11 @@ class _Printer:
     def start(self, init: Value, sums: Value, step: Value) -> None:
         """What the tiles hold before step `step`."""
         f, across = self.f, self.form.across
-        for c in range(self.form.down * across):
-            if self.form.zero:
+        with f.if_(f.icmp("ne", f.p["zero"], 0)):
+            for c in range(self.form.down * across):
                 self.tile("tilezero", c)
-            else:
+        with f.if_(f.icmp("eq", f.p["zero"], 0)):
+            for c in range(self.form.down * across):
                 # a stride of zero puts one line into every row
                 self.tile("tileloadd64", c, f.gep(init, c % across * 4 * LANES), f.const("i64", 0))
         if self.form.split:
@@ -408,15 +409,11 @@ class _Printer:
                 for c, at in enumerate(self.places(sums)):
                     self.tile("tileloadd64", c, at, self.pitch)
 
-    def step(self, rows: list[Value], operands: Operands, ahead: Value, k: Value) -> None:
+    def step(self, rows: list[Value], operands: Operands, k: Value) -> None:
         """Adds the products of step `k`."""
         f, across = self.f, self.form.across
         tile_bytes = operands.tile_bytes
         at = f.gep(operands.weights, f.mul(f.mul(k, tile_bytes), across))
-        if self.form.ahead:
-            mine = f.gep(ahead, f.mul(k, 64 * self.form.ahead))
-            for line in range(self.form.ahead):
-                f.prefetch(f.gep(mine, 64 * line), SECOND_CACHE)
         offset = self.offset(k)
         for b in range(across):
             self.tile("tileloadd64", 6 + b, f.gep(at, f.mul(tile_bytes, b)), self.line)
@@ -467,12 +464,18 @@ class _Printer:
         f, across = self.f, len(channels)
         size = element_bytes(self.epilogue.type)
         if self.epilogue.saturate:
-            results = [x for i in range(0, len(results), 4) for x in pack_each(f, results[i : i + 4], True)]
-        if self.epilogue.saturate and self.form.joint and across > 1:
-            for i, out in enumerate(outs):
-                pair = f.shuffle(results[across * i], results[across * i + 1], range(2 * LANES))
-                f.store(pair, f.gep(out, channels[0]))
+            parts = [pack_in_order(f, results[i : i + 4], True) for i in range(0, len(results), 4)]
+            packed = concat(f, parts)
+            for test, places in (("sge", channels[:1]), ("slt", channels))[:across]:
+                with f.if_(f.icmp(test, f.p["n"], across * LANES)):
+                    self.store(packed, outs, places)
             return
         for i, out in enumerate(outs):
             for b, n in enumerate(channels):
                 f.store(results[across * i + b], f.gep(out, f.mul(n, size)))
+
+    def store(self, packed: Value, outs: list[Value], channels: list[Value]) -> None:
+        """Stores bytes, those of the first row first; those of a row go to `channels` in equal parts."""
+        f, lanes = self.f, self.form.across * LANES // len(channels)
+        for i, (out, n) in enumerate(itertools.product(outs, channels)):
+            f.store(f.shuffle(packed, None, range(i * lanes, (i + 1) * lanes)), f.gep(out, n))

@@ -29,7 +29,7 @@ from lpir.devices.cpu.codegen.emitter import SECOND_CACHE, Function, Value, vect
 from lpir.devices.cpu.codegen.vector import concat, from_memory, memory_type, split
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import amx_gemm
-from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, Array
+from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, Array, Form, Start
 from lpir.devices.cpu.kernels.amx_gemm import Call, TileGemm
 from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, tile_rows
 from lpir.devices.cpu.kernels.epilogue import Epilogue
@@ -190,10 +190,10 @@ def build(isa: Isa, offsets: Array, n: int, length: int, epilogue: Epilogue) -> 
     ahead = -(-panel // 64 // rounds) if panel * n // WIDE > FAR_WEIGHTS else 0
     ahead = 1 << (ahead - 1).bit_length() if ahead else 0
     wide = WideForm(length <= DEPTH, n >= WIDE, rest, rows.down, rows.linear, ahead)
-    form = amx_gemm.Form(down=rows.down, across=TILES, affine=True, linear=True, joint=True, together=TOGETHER, ahead=0)
+    form = Form(down=rows.down, across=TILES, affine=True, linear=True, together=TOGETHER)
     code = _print(isa, wide, epilogue)
     size = int(offsets[-1]) + length
-    return WideGemm(rows, len(offsets), n, (0,), length, 1, size, form, code, epilogue, wide)
+    return WideGemm(rows, len(offsets), n, (0,), length, 1, size, form, Start(), code, epilogue, wide)
 
 
 @functools.lru_cache(maxsize=256)

@@ -107,9 +107,15 @@ def _narrow(f: Function, x: Value, element: str, low: int, high: int, saturate: 
 def pack_each(f: Function, parts: Sequence[Value], x86: bool) -> list[Value]:
     """One to four vectors of int32 clamped to 0 .. 255, each as a vector of u8."""
     lanes = parts[0].lanes
+    whole = pack_in_order(f, parts, x86)
+    return [f.shuffle(whole, None, range(v * lanes, (v + 1) * lanes)) for v in range(len(parts))]
+
+
+def pack_in_order(f: Function, parts: Sequence[Value], x86: bool) -> Value:
+    """One to four vectors of int32 clamped to 0 .. 255, as u8 one behind the other; what is missing is anything."""
+    lanes = parts[0].lanes
     four = [*parts, *[parts[-1]] * (4 - len(parts))]
     packed = f.convert("bitcast", pack_bytes(f, four, x86, True), vector_of("i32", lanes))
     # each 128-bit part holds 4 bytes of every vector: gather the parts of one vector
     order = [4 * part + v for v in range(4) for part in range(lanes // 4)]
-    whole = f.convert("bitcast", f.shuffle(packed, None, order), vector_of("i8", 4 * lanes))
-    return [f.shuffle(whole, None, range(v * lanes, (v + 1) * lanes)) for v in range(len(parts))]
+    return f.convert("bitcast", f.shuffle(packed, None, order), vector_of("i8", 4 * lanes))
