@@ -23,6 +23,8 @@ from lpir.ops.lowered import LoweredConvolution, expanded
 MAX_TAPS = 81  # taps are unrolled
 # threads share the channels of an image of so few rows, as those of the product before it did
 FEW_ROWS = 8
+# one thread takes all rows of a block in turn up to here, and reads lines of the input from the second cache once
+FEW_ROWS_ALONE = 16
 
 
 class DepthwiseInt8(Kernel):
@@ -65,10 +67,11 @@ class DepthwiseInt8(Kernel):
         row = x[-2] * channels if (table < 0).any() else 0
         zero_points = np.broadcast_to(np.asarray(op.x_zero_point, np.int64), (channels,))
         init = (isa.shift - zero_points) * taps.sum(axis=(0, 1), dtype=np.int64)
+        by_blocks = math.prod(x[:-2]) <= (FEW_ROWS_ALONE if ctx.threads == 1 else FEW_ROWS)
         values: dict[str, int | float | F32 | Ref] = {
             **{"x": ctx.ref(node.inputs[0]), "out": ctx.ref(node.outputs[0]), "table": ctx.constant(table)},
             **{"channels": channels, "rows": len(table), "columns": out[-2]},
-            **{"in_columns": x[-2], "pad": op.pads_begin[-1], "by_blocks": int(math.prod(x[:-2]) <= FEW_ROWS)},
+            **{"in_columns": x[-2], "pad": op.pads_begin[-1], "by_blocks": int(by_blocks)},
         }
         steps = []
         for blocks in self._blocks(choose_blocks(isa, channels, len(table)), op.x_zero_point):

@@ -14,6 +14,9 @@ which wait for the next columns. Interleaving leaves channels in the order of `l
 constants are stored when the model is compiled; packing four vectors of results to bytes undoes it. Rows and columns
 outside the input are read from a row of zero points: no border cases and no padded copy.
 
+Units are the blocks of each output row; `by_blocks`: all rows of a block come before the next block, so that a line of
+the input, which `R` output rows read, comes from the second cache once.
+
 Reads are whole blocks: input and operands need 64 readable bytes behind their end. The last block of channels overlaps
 the one before it, so the output must not share memory with an operand.
 """
