@@ -28,7 +28,7 @@ ENGINES: dict[str, Callable[[str, Path, int, bool], Engine]] = {
 
 
 def makers(files: Files, isa: str) -> list[Maker]:
-    """The engines of a network, lpir's first."""
+    """The engines of a network, lpir's first. `isa`: only those that can be held to an instruction set."""
     lpir = functools.partial(Lpir, isa=isa)
     found: list[Maker] = [
         functools.partial(lpir, "FP32", files.ir),
@@ -36,6 +36,10 @@ def makers(files: Files, isa: str) -> list[Maker]:
         functools.partial(lpir, "INT8", files.own, maker=OWN),
         functools.partial(OpenVino, "FP32", files.ir),
         functools.partial(OpenVino, "INT8", files.nncf),
+    ]
+    if isa:
+        return found
+    found += [
         functools.partial(OnnxRuntime, "FP32", files.onnx),
         functools.partial(OnnxRuntime, "INT8", files.onnx_int8),
     ]
@@ -56,8 +60,10 @@ def has_litert(files: Files) -> bool:
     return find_spec("ai_edge_litert") is not None and files.litert_int8.exists()
 
 
-def notes(files: Files) -> list[str]:
+def notes(files: Files, isa: str) -> list[str]:
     """What the rows do not say by themselves."""
+    if isa:
+        return ["ONNX Runtime and LiteRT have no rows: they take every instruction that the machine has"]
     found = []
     if has_vnni():
         found.append("this machine has VNNI: ONNX Runtime's U8S8 is exact as it is, so it has no slower exact row")

@@ -107,7 +107,7 @@ class Peers:
         found = fidelity(self.makers, self.network, self.samples.inputs[few], labels)
         print(speed_table(contenders, settings), end="\n\n")
         print(fidelity_table(contenders, found, starts), end="\n\n")
-        print("\n".join([*notes(self.files), *kernel_lines(found)]))
+        print("\n".join([*notes(self.files, options.isa), *kernel_lines(found)]))
         for threads in options.threads if options.layers else ():
             print(f"\nlpir INT8, {threads} thread" + ("s" if threads > 1 else ""), end="\n\n")
             print(layer_table(self.files, self.samples.inputs[-1], threads, options.isa), flush=True)
