@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +240,15 @@ def test_reader_that_goes_away(files: Files) -> None:
     assert done.returncode == 128 + signal.SIGPIPE
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """Processes started meanwhile do not ignore SIGINT, as they would in a job that a shell runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_interrupt_of_a_process(files: Files) -> None:
     command = [*PYTHON, "bench", str(files.int8), "--seconds", "60"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
