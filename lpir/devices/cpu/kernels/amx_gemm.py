@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref, Word
-from lpir.devices.cpu.codegen.emitter import SECOND_CACHE, Function, Value, lanes_of, vector_of
+from lpir.devices.cpu.codegen.emitter import Function, Value, lanes_of, vector_of
 from lpir.devices.cpu.codegen.vector import concat, split
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.amx_blocks import (
@@ -40,6 +40,7 @@ from lpir.devices.cpu.kernels.amx_blocks import (
     step_depth,
     step_offsets,
 )
+from lpir.devices.cpu.kernels.amx_print import TilePrinter
 from lpir.devices.cpu.kernels.amx_rows import TileRows
 from lpir.devices.cpu.kernels.epilogue import Bound, Epilogue, Pointer, element_bytes
 from lpir.devices.cpu.kernels.interleave import pack_in_order
@@ -86,8 +87,7 @@ class Call:
 
 @record
 class Operands:
-    """Where blocks read: the input, their weights, their initial sums, and the next weights up to
-    their end."""
+    """Where blocks read: the input, their weights, their initial sums, and the next weights up to their end."""
 
     x: Value
     weights: Value
@@ -260,7 +260,7 @@ def _print(isa: Isa, form: Form, epilogue: Epilogue) -> Kernel:
     return _Printer(isa, form, epilogue).kernel()
 
 
-class _Printer:
+class _Printer(TilePrinter):
     """Prints one kernel. Tiles 0 to 3 hold sums (row tile by row tile), 4 and 5 rows, 6 and 7 weights."""
 
     def __init__(self, isa: Isa, form: Form, epilogue: Epilogue) -> None:
@@ -272,10 +272,9 @@ class _Printer:
         numbers += ["pairs", "blocks", "m_chunks", "n_chunks", "zero", "ahead"]
         numbers += ["parts"] if form.split else []
         params = dict.fromkeys(pointers, "ptr") | dict.fromkeys(numbers, "i64")
-        self.f = Function(f"amx_{form.down}x{form.across}", params | epilogue.params(), optimize=False)
+        super().__init__(Function(f"amx_{form.down}x{form.across}", params | epilogue.params(), optimize=False))
         self.sums = self.f.alloca("i8", SUMS_BYTES * (MOST_PAIRS if form.split else 1))
         self.values = vector_of("i32", form.together * form.across * LANES)
-        self.line = self.f.const("i64", 4 * LANES)
         self.pitch = self.f.const("i64", 4 * LANES * form.across)
 
     def kernel(self) -> Kernel:
@@ -350,20 +349,6 @@ class _Printer:
         rows = f.add(f.mul(pair, f.mul(f.p["rows"], form.down)), row)
         self.ask(f.gep(panel, f.mul(rows, 64 * form.beside // form.together)), form.beside)
 
-    def ask(self, at: Value, lines: int) -> None:
-        for line in range(lines):
-            self.f.prefetch(self.f.gep(at, 64 * line), SECOND_CACHE)
-
-    def tile(self, instruction: str, *operands: Value | int) -> None:
-        """A tile instruction; an int is the number of a tile."""
-        values = [Value("i8", str(x)) if isinstance(x, int) else x for x in operands]
-        self.f.call(f"llvm.x86.{instruction}", "void", *values)
-
-    def chunk(self, index: Value, count: str, chunks: str) -> tuple[Value, Value]:
-        f = self.f
-        n, parts = f.p[count], f.p[chunks]
-        return f.udiv(f.mul(n, index), parts), f.udiv(f.mul(n, f.add(index, 1)), parts)
-
     def channel(self, block: Value) -> Value:
         """First channel of a block: the last ones overlap their neighbors."""
         f, width = self.f, self.form.across * LANES
@@ -402,8 +387,7 @@ class _Printer:
                 self.tile("tilezero", c)
         with f.if_(f.icmp("eq", f.p["zero"], 0)):
             for c in range(self.form.down * across):
-                # a stride of zero puts one line into every row
-                self.tile("tileloadd64", c, f.gep(init, c % across * 4 * LANES), f.const("i64", 0))
+                self.fill(c, f.gep(init, c % across * 4 * LANES))
         if self.form.split:
             with f.if_(f.icmp("ne", step, 0)):
                 for c, at in enumerate(self.places(sums)):

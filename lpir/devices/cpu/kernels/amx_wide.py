@@ -25,12 +25,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref, Word
-from lpir.devices.cpu.codegen.emitter import SECOND_CACHE, Function, Value, vector_of
+from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.codegen.vector import concat, from_memory, memory_type, split
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import amx_gemm
 from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, Array, Form, Start
 from lpir.devices.cpu.kernels.amx_gemm import Call, TileGemm
+from lpir.devices.cpu.kernels.amx_print import TilePrinter
 from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, tile_rows
 from lpir.devices.cpu.kernels.epilogue import Epilogue
 from lpir.devices.cpu.kernels.interleave import pack_bytes
@@ -201,7 +202,7 @@ def _print(isa: Isa, form: WideForm, epilogue: Epilogue) -> Kernel:
     return _Printer(isa, form, epilogue).kernel()
 
 
-class _Printer:
+class _Printer(TilePrinter):
     """Prints one kernel. A unit is two quads of each row of a tile where channels are whole blocks, else one."""
 
     def __init__(self, isa: Isa, form: WideForm, epilogue: Epilogue) -> None:
@@ -212,10 +213,9 @@ class _Printer:
         params = dict.fromkeys(pointers, "ptr") | dict.fromkeys(numbers, "i64")
         self.tiles = _Tiles(form)
         name = f"amx_wide_{'one' if form.single else 'few'}_{TILES * form.whole}_{form.rest}"
-        self.f = Function(name, params | epilogue.params(), optimize=False)
+        super().__init__(Function(name, params | epilogue.params(), optimize=False))
         self.sums = self.f.alloca("i8", form.stages * MOST * QUAD_BYTES)
         self.pitch = self.f.const("i64", QUAD_BYTES)
-        self.line = self.f.const("i64", 4 * LANES)
 
     def kernel(self) -> Kernel:
         f, p = self.f, self.f.p
@@ -240,17 +240,6 @@ class _Printer:
         self.tile("tilerelease")
         return f.kernel()
 
-    def tile(self, instruction: str, *operands: Value | int) -> None:
-        """A tile instruction; an int is the number of a tile."""
-        values = [Value("i8", str(x)) if isinstance(x, int) else x for x in operands]
-        self.f.call(f"llvm.x86.{instruction}", "void", *values)
-
-    def chunk(self, index: Value, count: str, chunks: str) -> tuple[Value, Value]:
-        """The share of part `index`."""
-        f = self.f
-        n, parts = f.p[count], f.p[chunks]
-        return f.udiv(f.mul(n, index), parts), f.udiv(f.mul(n, f.add(index, 1)), parts)
-
     def rows(self, begin: Value, end: Value, block: Value, channel: Value, across: int) -> None:
         """Rows `begin .. end` of a block of `across` tiles of channels, the first of which is `channel`."""
         f, p = self.f, self.f.p
@@ -271,15 +260,14 @@ class _Printer:
             rows = self.row_tiles(first, stages * TILES // across)
             self.multiply(rows, w, init, across)
             with f.loop(0, f.mul(p["rows"], stages), TOGETHER, at.values, nonempty=True, name="quad") as q:
-                q.next = [self.ask(soon) for soon in q.values]
+                q.next = [self.ask_ahead(soon) for soon in q.values]
                 index = q.index if stages % TOGETHER == 0 else f.smin(q.index, f.sub(p["rows"], TOGETHER))
                 self.finish(index, f.add(first, index), out, leaves, across)
             at.next = q.results
 
-    def ask(self, soon: Value) -> Value:
+    def ask_ahead(self, soon: Value) -> Value:
         """Asks for the weights at `soon`; returns where the next ones are."""
-        for line in range(self.form.ahead):
-            self.f.prefetch(self.f.gep(soon, 64 * line), SECOND_CACHE)
+        self.ask(soon, self.form.ahead)
         return self.f.gep(soon, 64 * self.form.ahead)
 
     def row_tiles(self, first: Value, count: int) -> list[Value]:
@@ -328,8 +316,8 @@ class _Printer:
         self.tile("tilestored64", tile, at, self.pitch)
 
     def start(self, sums: int, init: Value, b: int) -> None:
-        """The initial sums of tile `b` of a block: a stride of zero puts one line into every row."""
-        self.tile("tileloadd64", sums, self.f.gep(init, b * 4 * LANES), self.f.const("i64", 0))
+        """The initial sums of tile `b` of a block."""
+        self.fill(sums, self.f.gep(init, b * 4 * LANES))
 
     def one_step(
         self,
