@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import lpir.ops  # noqa: F401  (registers the operations)
 from lpir.devices.cpu import pipeline
 from lpir.devices.cpu.explain import explain_plan
-from lpir.devices.cpu.grouping import group_channels
 from lpir.devices.cpu.isa import Isa, all_isas, by_name, host_isa
 from lpir.devices.cpu.kernels.base import Step
 from lpir.devices.cpu.plan import NativeSegment, Plan, Planner
@@ -78,8 +77,7 @@ class CpuExecutable(Executable):
 
     def __init__(self, model: Model, prepared: Model, options: Options) -> None:
         self.model, self.prepared, self.options = model, prepared, options
-        self.lowered = pipeline.lower(prepared, options.low_precision)
-        group_channels(self.lowered, options.isa)
+        self.lowered = pipeline.lower_for(prepared, options.low_precision, options.isa)
         # waking other threads takes longer than all the work of a tiny model
         self.threads = options.threads if work(self.lowered) > ONE_THREAD else 1
         self._code = code_for(options.isa)

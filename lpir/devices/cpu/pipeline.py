@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lpir.devices.cpu.grouping import group_channels
+from lpir.devices.cpu.isa import Isa
 from lpir.errors import ModelError
 from lpir.ir.model import Model
 from lpir.ops.boundary import Constant
@@ -58,3 +60,10 @@ def lower(model: Model, low_precision: bool) -> Model:
     if not is_static(model):
         raise ModelError("the model has shapes that depend on its values")
     return lower_model(model, low_precision=low_precision)
+
+
+def lower_for(model: Model, low_precision: bool, isa: Isa) -> Model:
+    """The lowered form as the kernels of `isa` like it best; to the same bits as `lower`."""
+    lowered = lower(model, low_precision)
+    group_channels(lowered, isa)
+    return lowered

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from lpir.ir.graph import Node, QuantType, Value
@@ -157,18 +159,29 @@ class _Side:
     turned: bool = False
 
 
+def _activation_codes(state: Lowering, value: Value, turned: bool, rank: int, place: int) -> _Side | str | None:
+    """Codes of an activation as they are, for axis `place` of the output; see `_scale_over_product` for `turned`.
+
+    A reason where zero points differ, None where the scale varies along the axis of the sums.
+    """
+    quant, codes = state.form(value).quant, state.codes(value, False)
+    assert quant is not None
+    assert codes is not None
+    if quant.zero_points is not None:
+        return "an input's channels have different zero points"
+    scale = _scale_over_product(quant, len(value.shape), turned, rank, place)
+    return None if scale is None else _Side(codes, scale, quant.zero_point)
+
+
 def _left_codes(state: Lowering, a: Value, weights: Weights | None, turn: bool, rank: int) -> _Side | str:
     """Codes of an activation, or constant weights as u8; a reason where the scale varies along the axis of the sums."""
     if weights is None:
-        quant, codes = state.form(a).quant, state.codes(a, False)
-        assert quant is not None
-        assert codes is not None
-        if quant.zero_points is not None:
-            return "an input's channels have different zero points"
-        scale = _scale_over_product(quant, len(a.shape), turn, rank, rank - 2)
-        if scale is None:
+        found = _activation_codes(state, a, turn, rank, rank - 2)
+        if found is None:
             return "the input's scale varies along the axis that is summed"
-        return _Side(_transposed(state, codes) if turn else codes, scale, quant.zero_point)
+        if isinstance(found, _Side) and turn:
+            return dataclasses.replace(found, codes=_transposed(state, found.codes))
+        return found
     if weights.codes.dtype != np.int8:
         return "weights on the left need more than 8 bits"
     array, scales = _oriented(weights, turn)
@@ -181,15 +194,10 @@ def _left_codes(state: Lowering, a: Value, weights: Weights | None, turn: bool, 
 def _right_codes(state: Lowering, b: Value, weights: Weights | None, flip: bool, rank: int) -> _Side | str:
     """Constant weights, or codes of an activation; a reason where the scale varies along the axis that is summed."""
     if weights is None:
-        quant, codes = state.form(b).quant, state.codes(b, False)
-        assert quant is not None
-        assert codes is not None
-        if quant.zero_points is not None:
-            return "an input's channels have different zero points"
-        scale = _scale_over_product(quant, len(b.shape), not flip, rank, rank - 1)
-        if scale is None:
+        found = _activation_codes(state, b, not flip, rank, rank - 1)
+        if found is None:
             return "the second input's scale varies along the axis that is summed"
-        return _Side(codes, scale, quant.zero_point, flip)
+        return dataclasses.replace(found, turned=flip) if isinstance(found, _Side) else found
     array, scales = _oriented(weights, flip)
     columns = _scale_beside(scales, -2)
     if columns is None:

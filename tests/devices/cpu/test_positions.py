@@ -21,12 +21,20 @@ ISAS = pytest.mark.parametrize("isa", HOST_ISAS, ids=lambda isa: isa.name)
 KINDS: list[Any] = [np.float32, np.uint8, np.int64]
 
 
-def check(
-    kernel: Kernel, type: str, inputs: list[Array], isa: Isa, threads: int, constants: tuple[int, ...] = (), **more: Any
-) -> None:
+def both(
+    kernel: Kernel, type: str, inputs: list[Array], isa: Isa, threads: int, constants: tuple[int, ...], **more: Any
+) -> tuple[Array, Array]:
+    """What a kernel and the reference make of an operation with one output."""
     make: Any = REGISTRY[type]
     op: Op = make(**more)
     (actual,), (expected,) = run(kernel, op, inputs, isa, threads, constants), op.eval(*inputs)
+    return actual, expected
+
+
+def check(
+    kernel: Kernel, type: str, inputs: list[Array], isa: Isa, threads: int, constants: tuple[int, ...] = (), **more: Any
+) -> None:
+    actual, expected = both(kernel, type, inputs, isa, threads, constants, **more)
     assert actual.tobytes() == expected.tobytes(), f"{actual}, expected {expected}"
 
 
@@ -100,9 +108,7 @@ def same(
     kernel: Kernel, type: str, inputs: list[Array], isa: Isa, threads: int, constants: tuple[int, ...] = (), **more: Any
 ) -> None:
     """As `check`, but one NaN is as good as another."""
-    make: Any = REGISTRY[type]
-    op: Op = make(**more)
-    (actual,), (expected,) = run(kernel, op, inputs, isa, threads, constants), op.eval(*inputs)
+    actual, expected = both(kernel, type, inputs, isa, threads, constants, **more)
     np.testing.assert_array_equal(actual, expected)
     np.testing.assert_array_equal(np.signbit(actual[actual == 0]), np.signbit(expected[expected == 0]))
 

@@ -25,7 +25,7 @@ def cross_compile(model: Model, config: Mapping[str, Any], prefix: str, soname: 
     prepared = pipeline.prepare(model.clone(), low_precision)
     if not pipeline.is_static(prepared):
         raise InputError("a model with dynamic shapes cannot be a library; Model.reshape() fixes them")
-    lowered = pipeline.lower(prepared, low_precision)
+    lowered = pipeline.lower_for(prepared, low_precision, isa)
     threads, _ = threads_and_streams(config)
     plan = Planner(lowered, isa, threads, bool(config.get("PERF_COUNT", False))).plan()
     explanation = explain_plan(model, lowered, plan, isa)
