@@ -68,7 +68,7 @@ class Executable(ABC):
         """Which precision and kernel each operation of the model runs in, and why."""
 
     def runtime_model(self) -> Model | None:
-        """The graph that really runs, where the device has one."""
+        """The graph that really runs, its constants as they are used, where the device has one."""
         return None
 
     def properties(self) -> dict[str, Any]:

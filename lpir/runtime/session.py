@@ -85,7 +85,7 @@ class CompiledModel:
         return self.executable.explain()
 
     def get_runtime_model(self) -> Model:
-        """The graph that really runs."""
+        """The graph that really runs: lowered, fused, and with its constants in the order in which they are used."""
         return self.executable.runtime_model() or self.model
 
     def get_property(self, name: str) -> Any:

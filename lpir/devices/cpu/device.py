@@ -17,7 +17,7 @@ from lpir.devices.cpu.plan import NativeSegment, Plan, Planner
 from lpir.devices.cpu.run import CpuRunner, code_for, compile_steps
 from lpir.devices.cpu.split import SplitExecutable, split
 from lpir.devices.cpu.threads import threads_and_streams
-from lpir.devices.cpu.work import work
+from lpir.devices.cpu.work import threads_for
 from lpir.errors import InputError, UnsupportedError
 from lpir.ir.model import Model
 from lpir.ir.op import Array
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 # plans of a dynamic model that are kept, one for each tuple of input shapes
 KEPT_PLANS = 32
-# work of a model that one thread does alone: about 10 us
-ONE_THREAD = 300_000
 
 
 def compile_model(model: Model, config: Mapping[str, Any]) -> Executable:
@@ -78,8 +76,7 @@ class CpuExecutable(Executable):
     def __init__(self, model: Model, prepared: Model, options: Options) -> None:
         self.model, self.prepared, self.options = model, prepared, options
         self.lowered = pipeline.lower_for(prepared, options.low_precision, options.isa)
-        # waking other threads takes longer than all the work of a tiny model
-        self.threads = options.threads if work(self.lowered) > ONE_THREAD else 1
+        self.threads = threads_for(self.lowered, options.threads)
         self._code = code_for(options.isa)
         # functions that nothing before this plan needed
         self.compiled_kernels = 0
@@ -107,7 +104,7 @@ class CpuExecutable(Executable):
 
     def runtime_model(self) -> Model:
         # made again: the one at hand has no weights any more
-        return pipeline.lower(self.prepared, self.options.low_precision)
+        return pipeline.lower_for(self.prepared, self.options.low_precision, self.options.isa)
 
     def export_model(self, prefix: str = "lpir_model", soname: str = "") -> bytes:
         from lpir.devices.cpu.aot.build import build

@@ -14,6 +14,9 @@ from lpir.ops.lowered_compressed import CompressedMatMul
 from lpir.ops.lowered_recurrent import Recurrence
 from lpir.record import record
 
+# work of a model that one thread does alone: about 10 us
+ONE_THREAD = 300_000
+
 
 @record
 class Work:
@@ -56,9 +59,6 @@ def work_of(node: Node) -> Work:
         case LoweredAttention():
             q, k, v = (node.op.heads_first(i, x.shape.to_static()) for i, x in enumerate(node.inputs[:3]))
             int8, float32 = math.prod(q) * k[2], math.prod(q[:3]) * math.prod(v[2:])
-        case Recurrence():
-            batch, steps, _ = node.inputs[0].shape.to_static()
-            int8 = batch * steps * _size(node.inputs[1])
     if node.inputs and not node.inputs[0].element_type.is_integer:
         int8, float32 = 0, int8 + float32
     return Work(int8, float32, constants, tensors, depthwise)
@@ -68,6 +68,11 @@ def work(model: Model) -> int:
     """About how many multiplications or element accesses an inference of a lowered model takes."""
     computing = [n for n in model.nodes() if n.op.type_name not in ("Parameter", "Constant", "Result")]
     return sum(work_of(n).macs or max(_size(v) for v in (*n.inputs, *n.outputs)) for n in computing)
+
+
+def threads_for(model: Model, threads: int) -> int:
+    """How many of `threads` work on a lowered model: waking others takes longer than all of a tiny one."""
+    return threads if work(model) > ONE_THREAD else 1
 
 
 def _size(value: Value) -> int:

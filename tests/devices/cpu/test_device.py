@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lpir
-from lpir.devices.cpu import device, run
+from lpir.devices.cpu import run
 from lpir.devices.cpu.device import CpuExecutable, DynamicExecutable
 from lpir.devices.cpu.isa import all_isas, host_isa
 from lpir.devices.cpu.plan import Callback, ConstantStore, NativeSegment, Planner
@@ -20,6 +20,7 @@ from lpir.ir.model import Model
 from lpir.ir.types import f32, i64
 from lpir.ops.boundary import Result, constant, parameter
 from lpir.ops.builder import make
+from lpir.passes.lowprec.lower import lower_model
 from lpir.runtime.interpreter import Interpreter
 from tests.devices.cpu.foreign import foreign
 from tests.passes.networks import mobile_block
@@ -42,11 +43,11 @@ def executable(model: Model, **config: Any) -> Any:
 def test_an_int8_network_equals_the_lowered_reference_bit_by_bit(
     isa: str, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "ONE_THREAD", 0)
+    monkeypatch.setattr("lpir.devices.cpu.work.ONE_THREAD", 0)
     compiled = lpir.compile_model(mobile_block(), "CPU", {"ISA": isa, "INFERENCE_NUM_THREADS": threads})
     assert isinstance(compiled.executable, CpuExecutable)
     assert compiled.executable.threads == threads
-    expected = Interpreter(compiled.get_runtime_model()).create_runner().run([X])
+    expected = Interpreter(lower_model(mobile_block())).create_runner().run([X])
     for _ in range(3):
         assert_close(compiled([X])[0], expected[0], EXACT)
 
@@ -189,7 +190,7 @@ def test_a_tiny_model_runs_in_one_thread() -> None:
 
 
 def test_a_forked_child_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "ONE_THREAD", 0)
+    monkeypatch.setattr("lpir.devices.cpu.work.ONE_THREAD", 0)
     compiled = lpir.compile_model(mobile_block(), "CPU", {"INFERENCE_NUM_THREADS": 2})
     expected = compiled([X])[0]
     context = multiprocessing.get_context("fork")

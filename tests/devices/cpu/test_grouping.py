@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lpir
 from lpir.devices.cpu.grouping import channel_order, group_channels
 from lpir.devices.cpu.isa import Isa, all_isas, by_name
 from lpir.devices.cpu.kernels.convolution_int8 import weights_of
@@ -17,10 +18,12 @@ from lpir.ir.graph import Node
 from lpir.ir.model import Model
 from lpir.ir.types import f32, i32, u8
 from lpir.ops.boundary import Result, constant, parameter
+from lpir.ops.builder import make
 from lpir.ops.lowered import LoweredConvolution
 from lpir.runtime.interpreter import Interpreter
 from lpir.scalar.expr import cast, clamp, input_, rint_i32
 from tests.devices.cpu.harness import Array
+from tests.passes.networks import GEOMETRY, Builder, finish
 
 CHANNELS, HIDDEN = 20, 45
 REQUANT = cast(rint_i32(clamp(cast(input_(0, i32), f32) * input_(1) + input_(2), 0.0, 255.0)), u8)
@@ -53,9 +56,12 @@ def outputs(model: Model) -> list[Array]:
     return Interpreter(model, "CPU", False).create_runner().run([x])
 
 
+def first_convolution(model: Model) -> Node:
+    return next(n for n in model.nodes() if isinstance(n.op, LoweredConvolution))
+
+
 def windows(model: Model) -> int:
-    first = next(n for n in model.nodes() if isinstance(n.op, LoweredConvolution))
-    return len(pack_int16(weights_of(first).reshape(1, 1, CHANNELS, HIDDEN), 8, (0,)).offsets)
+    return len(pack_int16(weights_of(first_convolution(model)).reshape(1, 1, CHANNELS, HIDDEN), 8, (0,)).offsets)
 
 
 @pytest.mark.parametrize("isa", [isa for isa in all_isas() if not isa.exact], ids=lambda isa: isa.name)
@@ -65,6 +71,26 @@ def test_outputs_stay_the_same_with_fewer_windows(isa: Isa) -> None:
     assert windows(moved) < windows(model)
     for actual, expected in zip(outputs(moved), outputs(model), strict=True):
         np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("isa", [isa for isa in all_isas() if not isa.exact and isa.available()], ids=lambda i: i.name)
+def test_the_runtime_model_has_the_order_that_runs(isa: Isa) -> None:
+    b = Builder()
+    image = parameter((1, 12, 4, 4), f32, "x")
+    x = b.fake_quantize(image.output, 0, 1, "fq0")
+    for channels, name in ((45, "wide"), (9, "narrow")):
+        x = make("Convolution", x, b.weights((channels, x.shape[1].length, 3, 3), name=name), **GEOMETRY)
+        x = b.fake_quantize(make("Relu", x), 0, 4, f"{name}/fq")
+    model = finish(x, image)
+    plain, moved = (
+        lpir.compile_model(model, "CPU", {"ISA": name}).get_runtime_model() for name in ("generic", isa.name)
+    )
+    data = np.random.default_rng(5).random((1, 12, 4, 4), np.float32)
+    (expected,) = Interpreter(plain).create_runner().run([data])
+    np.testing.assert_array_equal(Interpreter(moved).create_runner().run([data])[0], expected)
+    before, after = weights_of(first_convolution(plain)), weights_of(first_convolution(moved))
+    assert not np.array_equal(after, before)
+    np.testing.assert_array_equal(after, before[..., channel_order(before, isa.lanes())])
 
 
 def test_what_others_see_stays_where_it_is() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import lpir
-from lpir.devices.cpu import device
 from lpir.devices.cpu.isa import all_isas, by_name
 from lpir.devices.cpu.plan import NativeSegment, Planner
 from lpir.devices.cpu.roofline import READS, TILE_DOT, Roofline, roofline
@@ -43,7 +42,7 @@ def profile(**config: Any) -> list[ProfilingInfo]:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_every_node_has_its_time(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "ONE_THREAD", 0)
+    monkeypatch.setattr("lpir.devices.cpu.work.ONE_THREAD", 0)
     request = lpir.compile_model(
         mobile_block(), "CPU", {"PERF_COUNT": True, "INFERENCE_NUM_THREADS": threads}
     ).create_infer_request()

@@ -11,6 +11,7 @@ from lpir.devices.cpu.explain import explain_plan
 from lpir.devices.cpu.isa import by_name
 from lpir.devices.cpu.plan import Planner
 from lpir.devices.cpu.threads import threads_and_streams
+from lpir.devices.cpu.work import threads_for
 from lpir.errors import InputError
 from lpir.ir.model import Model
 
@@ -26,7 +27,7 @@ def cross_compile(model: Model, config: Mapping[str, Any], prefix: str, soname: 
     if not pipeline.is_static(prepared):
         raise InputError("a model with dynamic shapes cannot be a library; Model.reshape() fixes them")
     lowered = pipeline.lower_for(prepared, low_precision, isa)
-    threads, _ = threads_and_streams(config)
+    threads = threads_for(lowered, threads_and_streams(config)[0])
     plan = Planner(lowered, isa, threads, bool(config.get("PERF_COUNT", False))).plan()
     explanation = explain_plan(model, lowered, plan, isa)
     return build(model, plan, isa, threads, None, explanation, prefix, soname), header(model, isa, prefix)

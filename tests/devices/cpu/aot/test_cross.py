@@ -52,8 +52,9 @@ def through_functions() -> Model:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("build", [mobile_block, through_functions])
 def test_a_c_program_on_arm_gets_the_bits_of_the_reference(
-    build: object, threads: int, isa: str, tmp_path: Path
+    build: object, threads: int, isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("lpir.devices.cpu.work.ONE_THREAD", 0)
     model = mobile_block() if build is mobile_block else through_functions()
     made = exported(model, isa, threads)
     assert made.made_for == isa
@@ -76,6 +77,13 @@ def test_a_c_program_on_arm_gets_the_bits_of_the_reference(
     assert done.stdout == expected.tobytes().hex()
     # no dot products there: `supported` says so, and nothing else is called
     assert run("cortex-a53").returncode == 1
+
+
+@pytest.mark.parametrize("isa", ARM)
+def test_a_tiny_model_runs_in_one_thread_there_too(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert b'"threads": 1,' in exported(mobile_block(), isa, threads=2).library
+    monkeypatch.setattr("lpir.devices.cpu.work.ONE_THREAD", 0)
+    assert b'"threads": 2,' in exported(mobile_block(), isa, threads=2).library
 
 
 def test_what_has_no_library_is_refused_with_the_reason() -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import lpir
-from lpir.devices.cpu import device
 from lpir.devices.cpu.aot import checks, load, seal
 from lpir.devices.cpu.aot.interface import FUNCTIONS
 from lpir.devices.cpu.isa import all_isas, host_isa
@@ -48,7 +47,7 @@ def exported() -> bytes:
 def test_a_library_gives_the_bits_of_the_compiled_model(
     isa: str, threads: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(device, "ONE_THREAD", 0)
+    monkeypatch.setattr("lpir.devices.cpu.work.ONE_THREAD", 0)
     config = {"ISA": isa, "INFERENCE_NUM_THREADS": threads}
     compiled = lpir.compile_model(mobile_block(), "CPU", config)
     expected = compiled([X])[0]
@@ -211,7 +210,7 @@ int main(void) {
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_c_program_gets_the_same_bits(threads: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(device, "ONE_THREAD", 0)
+    monkeypatch.setattr("lpir.devices.cpu.work.ONE_THREAD", 0)
     compiled = lpir.compile_model(mobile_block(), "CPU", {"INFERENCE_NUM_THREADS": threads})
     expected = compiled([np.ones((1, 3, 8, 8), np.float32)])[0]
     library = compiled.executable.export_model("block", "libblock.so")
