@@ -15,7 +15,7 @@ from lpir.ir.graph import Node
 from lpir.ir.types import f32, i32, u8
 from lpir.scalar.evaluate import evaluate
 from lpir.scalar.expr import Expr, cast, clamp, input_, rint_i32
-from tests.devices.cpu.harness import Array, Context, Prepared, make_node, run
+from tests.devices.cpu.harness import Array, Context, Prepared, build, make_node, run
 from tests.devices.cpu.test_convolution_int8 import ACC, REQUANT, codes, convolution, weights
 
 AMX = by_name("amx")
@@ -23,6 +23,7 @@ needs_amx = pytest.mark.skipif(not AMX.available(), reason="this machine has no 
 # a convolution's codes, made numbers again and added to another tensor's: what a residual network asks for
 CODES = rint_i32(clamp(cast(ACC, f32) * input_(1) + input_(2), -128.0, 127.0))
 SUM = rint_i32(cast(CODES, f32) * 0.37 + cast(input_(3, u8), f32) * 0.41)
+PLAIN = cast(rint_i32(clamp(cast(ACC, f32) * input_(1) + input_(2), 0.0, 255.0)), u8)
 ADDED = cast(rint_i32(clamp(cast(CODES, f32) * 0.37 + cast(input_(3, u8), f32) * 0.41, 0.0, 255.0)), u8)
 
 
@@ -62,6 +63,12 @@ def test_short_epilogues_stay_as_they_are(expr: Expr) -> None:
     assert by_additions(expr, ranges(1000.0)) is expr
 
 
+def test_an_epilogue_that_is_packed_in_one_operation_gives_up_a_conversion() -> None:
+    written = by_additions(CODES, ranges(1000.0), packing=1)
+    assert starts_from_magic(written)
+    assert "cast" not in functions(written)
+
+
 def test_sums_that_are_also_read_as_integers_are_not_shifted() -> None:
     both = rint_i32(cast(CODES, f32) * 0.37 + cast(input_(3, u8), f32) * 0.41) + input_(0, i32)
     assert by_additions(both, ranges(1000.0)) is both
@@ -90,6 +97,19 @@ def test_residual_layers(
     inputs = residual(hw, channels, n, extreme)
     op = convolution(2, ADDED, x_zero_point=zero_point)
     (actual,) = run(ConvolutionAmx(), op, inputs, AMX, threads, [1, 2, 3])
+    np.testing.assert_array_equal(actual, op.eval(*inputs)[0])
+
+
+@needs_amx
+@pytest.mark.parametrize("extreme", [False, True])
+@pytest.mark.parametrize("zero_point", [0, 128, 255])
+@pytest.mark.parametrize(("hw", "channels", "n"), [((28, 28), 16, 96), ((9, 16), 190, 80), ((14, 14), 80, 32)])
+def test_wide_blocks(hw: tuple[int, int], channels: int, n: int, zero_point: int, extreme: bool) -> None:
+    inputs = residual(hw, channels, n, extreme)[:4]
+    op = convolution(2, PLAIN, x_zero_point=zero_point)
+    (step,), _, _ = build(ConvolutionAmx(), make_node(op, inputs, [1, 2, 3]), inputs, AMX)
+    assert step.code.symbol.startswith("amx_wide")
+    (actual,) = run(ConvolutionAmx(), op, inputs, AMX, 2, [1, 2, 3])
     np.testing.assert_array_equal(actual, op.eval(*inputs)[0])
 
 

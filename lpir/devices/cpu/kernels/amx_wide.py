@@ -47,6 +47,8 @@ CHUNK_BYTES = 24 * 1024
 # weights that an inference has displaced from a core's own caches before it comes back to them
 FAR_WEIGHTS = 48 * 1024
 LAG = 2  # products between that of a tile and its store
+# operations a vector that pack it: 3 for each 4, and a store without a shuffle
+PACKING = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -68,7 +69,8 @@ def refuse_wide(product: Product) -> str | None:
 
 def wide_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
     """The product by blocks of 64 channels."""
-    finish = product.finish()
+    finish = product.finish(functools.partial(by_additions, packing=amx_wide.PACKING))
+    start = MAGIC_BITS if starts_from_magic(finish.expr) else 0
     _, _, length, n = product.w.shape
     gemm = amx_wide.build(isa, product.offsets, n, length, finish)
     weights, sums = gemm.pack_wide(product.w[0, 0])
@@ -79,7 +81,7 @@ def wide_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
     call = amx_gemm.Call(
         x=product.x,
         weights=ctx.constant(weights),
-        init=ctx.constant((-product.zero_point * sums.astype(np.int64)).astype(np.int32)),
+        init=ctx.constant((start - product.zero_point * sums.astype(np.int64)).astype(np.int32)),
         config=ctx.constant(gemm.config()),
         out=ctx.ref(product.node.outputs[0]),
         out_stride=ctx.pitch(product.node.outputs[0]),

@@ -27,12 +27,14 @@ LIMIT = float((1 << 22) - 1)
 NARROW = ("mul", "minimum", "maximum", "cast", "rint_i32")
 
 
-def by_additions(expr: Expr, leaves: Mapping[int, Range]) -> Expr:
-    """`expr` with conversions as additions, if there are enough of them to keep one port busy."""
+def by_additions(expr: Expr, leaves: Mapping[int, Range], packing: int = 2) -> Expr:
+    """`expr` with conversions as additions, if there are enough of them to keep one port busy.
+
+    `packing`: operations a vector that pack and store results, and have the other port alone.
+    """
     narrow = sum(e.fn in NARROW and f32 in (e.type, *(a.type for a in e.args)) for e in expr.walk())
     wide = sum(e.fn in ("add", "sub") for e in expr.walk())
-    # two more operations, packing and storing a tile's row, have the other port alone
-    if narrow <= wide + 2:
+    if narrow <= wide + packing:
         return expr
     magic = const(MAGIC)
     new: dict[int, Expr] = {}
