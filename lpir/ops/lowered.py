@@ -18,7 +18,7 @@ import numpy as np
 from lpir.errors import ModelError
 from lpir.ir.op import Arg, Array, Op, TensorType, lowered_op
 from lpir.ir.shape import PartialShape
-from lpir.ir.types import ElementType, f32, i32, u8
+from lpir.ir.types import ElementType, f32, from_dtype, i32, i64, u8
 from lpir.record import record
 from lpir.scalar.evaluate import evaluate
 from lpir.scalar.expand import expand
@@ -33,6 +33,8 @@ broadcast_shapes = functools.lru_cache(4096)(np.broadcast_shapes)
 
 def accumulator_of(type: ElementType) -> ElementType:
     """Element type of the sums over inputs of `type`."""
+    if type == i64:
+        return i64
     return i32 if type.is_integer else f32
 
 
@@ -269,7 +271,7 @@ class Pool(Windowed):
 @lowered_op
 @record
 class Reduce(Op):
-    """Reduction over `axes` (sorted, counted from the front): leaf 0 is the int32 or float32 result.
+    """Reduction over `axes` (sorted, counted from the front): leaf 0 is the result, an int32, int64 or float32.
 
     kind: "sum", "max", "min" or "prod". An 8-bit `x` counts as `x - x_zero_point`.
     """
@@ -288,7 +290,7 @@ class Reduce(Op):
 
     def eval(self, *inputs: Array) -> tuple[Array, ...]:
         x, *operands = inputs
-        kind = np.int32 if x.dtype.kind in "iu" else np.float32
+        kind = accumulator_of(from_dtype(x.dtype)).dtype.type
         function: Any = {"sum": np.add, "max": np.maximum, "min": np.minimum, "prod": np.multiply}[self.kind]
         acc = np.asarray(
             function.reduce(x.astype(kind) - kind(self.x_zero_point), axis=self.axes, keepdims=self.keep_dims)

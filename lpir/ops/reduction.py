@@ -72,6 +72,7 @@ class Reduction(Op):
             Case(cls(), (x, np.array(1)), "scalar axis"),
             Case(cls(), (x, np.array([0, 1, 2, 3])), "all"),
             Case(cls(True), (whole, np.array([2])), "i32"),
+            Case(cls(), (whole.astype(np.int64), np.array([0, 2])), "i64"),
         ]
 
 

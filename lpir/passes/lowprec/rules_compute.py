@@ -8,7 +8,7 @@ import numpy as np
 
 from lpir.ir.graph import Node, QuantType, Value
 from lpir.ir.op import Array
-from lpir.ir.types import f32, i32
+from lpir.ir.types import f32, i32, i64
 from lpir.ops.bases import normalize_axis
 from lpir.ops.boundary import constant, constant_data
 from lpir.ops.lowered import (
@@ -223,7 +223,7 @@ def reduce(state: Lowering, node: Node) -> None:
     x, axes_value = node.inputs
     rank, quant, name = len(x.shape), state.form(x).quant, node.op.type_name
     found = state.constant_of(axes_value)
-    whole = x.element_type == i32 and name != "ReduceMean"
+    whole = x.element_type in (i32, i64) and name != "ReduceMean"
     # the mean of nothing is a NaN
     if found is None or rank == 0 or not (x.element_type == f32 or whole) or 0 in x.shape.to_static():
         copy_node(state, node)

@@ -80,17 +80,20 @@ def group_normalization(state: Lowering, node: Node) -> None:
 
 @rule("LRN")
 def local_response(state: Lowering, node: Node) -> None:
-    """Over the channels, natively: the sum of squares is a pooling along them."""
-    x, op = node.inputs[0], attrs(node)
+    """The sum of squares is a pooling along each axis; behind the last one it is scaled and the bias added."""
+    x, op, axes = node.inputs[0], attrs(node), _axes(state, node)
     shape = x.shape.to_static()
-    if _axes(state, node) != [1]:
+    if not axes:
         copy_node(state, node)
         return
     real = state.real(x)
-    rows = _shaped(state, state.emit(Elementwise(X * X), [real]), (shape[0], shape[1], math.prod(shape[2:])))
+    sums = state.emit(Elementwise(X * X), [real])
     pads = (((op.size - 1) // 2,), (op.size // 2,))
-    inner = X * float(np.float32(op.alpha / op.size)) + float(np.float32(op.bias))
-    sums = state.emit(Pool((1,), (1,), *pads, "avg", (op.size,), False, 0, inner), [rows])
+    for axis in axes:
+        scale = float(np.float32(op.alpha / op.size ** len(axes)))
+        inner = X * scale + float(np.float32(op.bias)) if axis == axes[-1] else X
+        rows = _shaped(state, sums, (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])))
+        sums = state.emit(Pool((1,), (1,), *pads, "avg", (op.size,), False, 0, inner), [rows])
     divided = X * exp(log(Y) * float(np.float32(-op.beta)))
     state.set_real(node.outputs[0], state.emit(Elementwise(divided), [real, _shaped(state, sums, shape)]))
 

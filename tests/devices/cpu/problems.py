@@ -19,7 +19,7 @@ from lpir.devices.cpu.kernels.base import Kernel
 from lpir.devices.cpu.select import choose
 from lpir.ir.graph import Node
 from lpir.ir.op import REGISTRY, Op
-from lpir.ir.types import f32, from_dtype, i32, u8
+from lpir.ir.types import f32, from_dtype, i32, i64, u8
 from lpir.ops.bases import ElementwiseOp
 from lpir.ops.lowered import (
     Elementwise,
@@ -328,6 +328,8 @@ def _elements() -> Iterator[Problem]:
         yield Problem(f"pool avg {channels} f32", pool, (floats,), (), F32_CHAIN)
         for kind in ("sum", "max"):
             yield Problem(f"reduce {kind} {channels}", Reduce(kind, (1, 2), True, 7, ACC), (x,))
+            far = np.random.default_rng(channels).integers(-(2**62), 2**62, (1, 13, 13, channels))
+            yield Problem(f"reduce {kind} {channels} i64", Reduce(kind, (1, 2), True, 0, input_(0, i64)), (far,))
         yield Problem(f"reduce max {channels} f32", Reduce("max", (1, 2), False, 0, FLOAT), (floats,))
 
 

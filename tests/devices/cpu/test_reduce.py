@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.reduce import KERNELS
-from lpir.ir.types import f32, i32, u8
-from lpir.ops.lowered import Reduce
+from lpir.ir.types import f32, from_dtype, i32, u8
+from lpir.ops.lowered import Reduce, accumulator_of
 from lpir.scalar.expr import cast, clamp, input_, rint_i32
 from tests.devices.cpu.harness import HOST_ISAS, Array, run
 from tests.tolerances import EXACT, F32_SUM, assert_close
@@ -35,11 +35,13 @@ def test_any_axes(isa: Isa, data: st.DataObject) -> None:
         shape = shape[1:]
     axes = tuple(a for a in range(len(shape)) if data.draw(st.booleans()))
     kind = data.draw(st.sampled_from(["sum", "max", "min", "prod"]))
-    dtype = data.draw(st.sampled_from([np.float32, np.uint8, np.int32]))
+    dtype = data.draw(st.sampled_from([np.float32, np.uint8, np.int32, np.int64]))
     rng = np.random.default_rng(0)
     x = rng.uniform(0.9, 1.1, shape).astype(dtype) if dtype == np.float32 else rng.integers(0, 200, shape).astype(dtype)
     zero_point = 7 if dtype == np.uint8 else 0
-    acc = input_(0, f32 if dtype == np.float32 else i32)
+    if dtype == np.int64:
+        x = x * rng.integers(-(2**55), 2**55, shape)
+    acc = input_(0, accumulator_of(from_dtype(np.dtype(dtype))))
     op = Reduce(kind, axes, data.draw(st.booleans()), zero_point, acc)
     check(op, [x], isa, data.draw(st.sampled_from([1, 2, 3])))
 

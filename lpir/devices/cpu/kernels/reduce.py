@@ -2,7 +2,7 @@
 
 The axes are merged into `[outer, reduced, inner]`: with `inner > 1` vectors run along what is kept (global pooling of
 channels-last data), else along what is reduced. Other arrangements are copied first. The result goes to memory as
-int32 or float32 and the epilogue runs over it as an elementwise step: it is small.
+int32, int64 or float32 and the epilogue runs over it as an elementwise step: it is small.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import ClassVar
 from lpir.devices.cpu.codegen.abi import F32, Ref
 from lpir.devices.cpu.codegen.abi import Kernel as Code
 from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
-from lpir.devices.cpu.codegen.vector import cast
+from lpir.devices.cpu.codegen.vector import cast, llvm_type
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.copy import View, copy
@@ -24,7 +24,7 @@ from lpir.devices.cpu.kernels.geometry import collapse, dense_strides
 from lpir.devices.cpu.kernels.tail import lane_mask, store_up_to
 from lpir.ir.graph import Node
 from lpir.ir.op import Op
-from lpir.ir.types import ElementType, f32, i8, i32, u8
+from lpir.ir.types import ElementType, f32, i8, i32, i64, u8
 from lpir.ops.lowered import Reduce, accumulator_of
 from lpir.scalar.expr import input_
 
@@ -32,17 +32,17 @@ from lpir.scalar.expr import input_
 ROWS = 4
 # combines two vectors lane by lane
 Combine = Callable[[Function, Value, Value], Value]
-TYPES = {"f32": f32, "i32": i32, "u8": u8, "i8": i8}
+TYPES = {"f32": f32, "i64": i64, "i32": i32, "u8": u8, "i8": i8}
 
 
 def identity(kind: str, type: ElementType) -> float:
     """What leaves a sum, maximum, minimum or product as it is."""
     if kind in ("sum", "prod"):
         return 0 if kind == "sum" else 1
-    low = kind == "max"
-    if type == f32:
+    low, acc = kind == "max", accumulator_of(type)
+    if acc == f32:
         return -math.inf if low else math.inf
-    return i32.limits[0] if low else i32.limits[1]
+    return acc.limits[0] if low else acc.limits[1]
 
 
 def combine(f: Function, kind: str, a: Value, b: Value) -> Value:
@@ -82,10 +82,10 @@ def across_rows(f: Function, rows: Sequence[Value], combine: Combine) -> Value:
 
 
 def _widened(f: Function, at: Value, type: ElementType, lanes: int, zero_point: Value) -> Value:
-    """`lanes` elements as int32 (less the zero point) or float32."""
-    element = {"f32": "float", "i32": "i32"}.get(type.name, "i8")
-    x = cast(f, f.load(vector_of(element, lanes), at), type, accumulator_of(type))
-    return x if type == f32 else f.sub(x, f.splat(zero_point, lanes))
+    """`lanes` elements as int32 (less the zero point), int64 or float32."""
+    acc = accumulator_of(type)
+    x = cast(f, f.load(llvm_type(type, lanes), at), type, acc)
+    return f.sub(x, f.splat(zero_point, lanes)) if acc == i32 else x
 
 
 @functools.lru_cache(maxsize=128)
@@ -102,8 +102,7 @@ def kernel(isa: Isa, kind: str, type_name: str, along: str) -> Code:
         optimize=False,
     )
     type = TYPES[type_name]
-    acc = "float" if type == f32 else "i32"
-    size = type.bits // 8
+    acc, size = llvm_type(accumulator_of(type)), type.bits // 8
     lanes = isa.lanes() * (4 if along == "inner" else 2)
     start = f.const(vector_of(acc, lanes), identity(kind, type))
     zero_point = f.p["zero_point"]
@@ -150,7 +149,7 @@ def _column(
     zero_point: Value,
 ) -> None:
     """Reduces columns `0 ... left` (at most four vectors) of rows `inner` elements apart, `lanes` at a time."""
-    acc, size = "float" if type == f32 else "i32", type.bits // 8
+    acc, size = llvm_type(accumulator_of(type)), type.bits // 8
     start = f.const(vector_of(acc, lanes), identity(kind, type))
     step = f.mul(f.p["inner"], size)
     with f.loop(0, f.smin(left, 4 * isa.lanes()), lanes, name="part") as part:
@@ -162,7 +161,7 @@ def _column(
 
 
 class ReduceKernel(Kernel):
-    """Reduction of u8, i8, i32 or f32 over any axes."""
+    """Reduction of u8, i8, i32, i64 or f32 over any axes."""
 
     name: ClassVar[str] = "reduce"
     ops: ClassVar[tuple[type[Op], ...]] = (Reduce,)
@@ -178,17 +177,18 @@ class ReduceKernel(Kernel):
         op, x, out = node.op, node.inputs[0], node.output
         assert isinstance(op, Reduce)
         shape, type = x.shape.to_static(), x.element_type
+        acc = accumulator_of(type)
         at, steps, sizes = arrange(isa, ctx.ref(x), shape, op.axes, type.bits // 8, ctx)
-        plain = op.epilogue == input_(0, accumulator_of(type))
+        plain = op.epilogue == input_(0, acc)
         kept = out.shape.to_static()
-        sums = ctx.ref(out) if plain else ctx.scratch(4 * math.prod(kept))
+        sums = ctx.ref(out) if plain else ctx.scratch(acc.bits // 8 * math.prod(kept))
         values: dict[str, int | float | F32 | Ref] = {
             **{"x": at, "out": sums, "outer": sizes[0], "reduced": sizes[1], "inner": sizes[2]},
             "zero_point": op.x_zero_point,
         }
         steps.append(Step.of(kernel(isa, op.kind, type.name, "inner" if sizes[2] > 1 else "reduced"), values))
         if not plain:
-            sources = [Source(sums, kept, accumulator_of(type))]
+            sources = [Source(sums, kept, acc)]
             sources += [Source(ctx.ref(v), v.shape.to_static(), v.element_type) for v in node.inputs[1:]]
             steps.append(apply(isa, op.epilogue, sources, ctx.ref(out), kept, ctx.threads))
         return steps
