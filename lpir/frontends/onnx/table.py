@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lpir.errors import ModelError
 from lpir.ir.graph import Value
@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from lpir.frontends.onnx.conversion import Call
 
 Converter = Callable[["Call"], "Value | list[Value]"]
+AnyConverter = TypeVar("AnyConverter", bound=Converter)
 MICROSOFT = "com.microsoft"
 # (domain, operator) -> {first version: converter}
 TABLE: dict[tuple[str, str], dict[int, Converter]] = {}
 
 
-def operator(*names: str, since: int = 1, domain: str = "") -> Callable[[Converter], Converter]:
+def operator(*names: str, since: int = 1, domain: str = "") -> Callable[[AnyConverter], AnyConverter]:
     """Function decorator: it converts the operators `names` of `domain` from operator set `since` on."""
 
-    def register(function: Converter) -> Converter:
+    def register(function: AnyConverter) -> AnyConverter:
         for name in names:
             versions = TABLE.setdefault((domain, name), {})
             if since in versions:

@@ -6,6 +6,7 @@ import numpy as np
 
 from lpir.errors import ModelError, UnsupportedError
 from lpir.frontends.onnx.conversion import Call, rank_of
+from lpir.frontends.onnx.operators.activation import PLAIN
 from lpir.frontends.onnx.table import MICROSOFT, operator
 from lpir.ir.graph import Value
 from lpir.ir.op import Array
@@ -150,10 +151,20 @@ def matrix_product(c: Call) -> Value:
 
 @operator("FusedMatMul", "TransposeMatMul", domain=MICROSOFT)
 def fused_matrix_product(c: Call) -> Value:
-    if c.integer("transBatchA", 0) or c.integer("transBatchB", 0):
-        raise UnsupportedError("transBatchA and transBatchB are not supported")
-    y = c.make("MatMul", c[0], c[1], transpose_a=bool(c.integer("transA", 0)), transpose_b=bool(c.integer("transB", 0)))
+    """`alpha * A B`; transBatch: the first dimension is that of the rows, batches lie behind it."""
+    inputs = [batches_first(c, i) if c.integer(f"transBatch{side}", 0) else c[i] for i, side in enumerate("AB")]
+    y = c.make("MatMul", *inputs, **transposes(c))
     return scaled(c, y, c.real("alpha", 1.0))
+
+
+def transposes(c: Call) -> dict[str, bool]:
+    """The attributes of MatMul for transA and transB."""
+    return {"transpose_a": bool(c.integer("transA", 0)), "transpose_b": bool(c.integer("transB", 0))}
+
+
+def batches_first(c: Call, index: int) -> Value:
+    rank = c.rank(index)
+    return c.make("Transpose", c[index], c.const([*range(1, rank - 1), 0, rank - 1]))
 
 
 def scaled(c: Call, x: Value, factor: float) -> Value:
@@ -163,7 +174,39 @@ def scaled(c: Call, x: Value, factor: float) -> Value:
 @operator("Gemm")
 def gemm(c: Call) -> Value:
     """`alpha * A' B' + beta * C`."""
-    y = c.make("MatMul", c[0], c[1], transpose_a=bool(c.integer("transA", 0)), transpose_b=bool(c.integer("transB", 0)))
+    y = c.make("MatMul", c[0], c[1], **transposes(c))
     y = scaled(c, y, c.real("alpha", 1.0))
     bias = c.maybe(2)
     return y if bias is None else c.make("Add", y, scaled(c, bias, c.real("beta", 1.0)))
+
+
+@operator("FusedConv", domain=MICROSOFT)
+def fused_convolution(c: Call) -> Value:
+    """Conv, a summand, and an activation whose numbers are in activation_params."""
+    y, summand = convolution(c), c.maybe(3)
+    if summand is not None:
+        y = c.make("Add", y, summand)
+    return activated(c, y, [float(v) for v in c.get("activation_params", tuple, ())])
+
+
+@operator("FusedGemm", domain=MICROSOFT)
+def fused_gemm(c: Call) -> Value:
+    """Gemm and an activation whose numbers are attributes."""
+    names = ("activation_alpha", "activation_beta")
+    return activated(c, gemm(c), [c.real(name) for name in names if c.has(name)])
+
+
+def activated(c: Call, y: Value, numbers: list[float]) -> Value:
+    """An activation that ONNX Runtime fuses, with the numbers that the file states for it."""
+    kind = c.text("activation", "")
+    if kind in PLAIN:
+        return c.make(PLAIN[kind], y)
+    if kind == "Tanh":
+        return c.make("Tanh", y)
+    if kind == "LeakyRelu":
+        return c.make("PRelu", y, c.like(y, numbers[0] if numbers else 0.01))
+    if kind == "Clip" and len(numbers) == 2:
+        return c.make("Clamp", y, min=numbers[0], max=numbers[1])
+    if kind == "HardSigmoid" and len(numbers) == 2:
+        return c.make("HardSigmoid", y, c.like(y, numbers[0]), c.like(y, numbers[1]))
+    raise UnsupportedError(f"the activation {kind!r} with the numbers {numbers} is not supported")

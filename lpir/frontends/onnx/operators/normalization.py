@@ -6,9 +6,10 @@ import numpy as np
 
 from lpir.errors import ModelError, UnsupportedError
 from lpir.frontends.onnx.conversion import Call, rank_of
+from lpir.frontends.onnx.operators.quantization import dequantize
 from lpir.frontends.onnx.table import MICROSOFT, operator
 from lpir.ir.graph import Value
-from lpir.ir.types import f32
+from lpir.ir.types import f32, i32, i64
 
 
 @operator("BatchNormalization")
@@ -88,15 +89,71 @@ def skip_layer_normalization(c: Call) -> list[Value]:
     return [y if beta is None else c.make("Add", y, beta), total, total, total]
 
 
+@operator("EmbedLayerNormalization", domain=MICROSOFT)
+def embed_layer_normalization(c: Call) -> list[Value]:
+    """Words, segments, their tables and that of positions, gamma, beta, mask, positions.
+
+    Outputs: LayerNormalization of the sum of embeddings, how many words a mask leaves, and that sum.
+    """
+    return embedded(c, *(c.maybe(i) for i in range(2, 7)))
+
+
+@operator("QEmbedLayerNormalization", domain=MICROSOFT)
+def quantized_embed_layer_normalization(c: Call) -> list[Value]:
+    """As EmbedLayerNormalization, with codes in tables, gamma and beta; their scales and zero points follow."""
+    tables = (dequantize(c, c[i], c[i + 6], c[i + 11]) if c.maybe(i) is not None else None for i in range(2, 7))
+    return embedded(c, *tables)
+
+
+def embedded(
+    c: Call, words: Value | None, places: Value | None, segments: Value | None, gamma: Value | None, beta: Value | None
+) -> list[Value]:
+    if words is None or places is None or gamma is None or beta is None:
+        raise ModelError("a table is missing")
+    shape = c.make("ShapeOf", c[0], output_type=i64)
+    positions = c.maybe(8) if c.operator.type == "EmbedLayerNormalization" else None
+    if positions is None:
+        length = c.make("Gather", shape, c.const(1), c.const(0), batch_dims=0)
+        positions = c.make("Range", c.const(0), length, c.const(1), output_type=i64)
+    total = c.make("Add", picked(c, words, c[0]), picked(c, places, positions))
+    if segments is not None and c.maybe(1) is not None:
+        total = c.make("Add", total, picked(c, segments, c[1]))
+    y = c.make("Multiply", mvn(c, total, [2], c.real("epsilon", 1e-12)), gamma)
+    if c.maybe(7) is not None:
+        count = c.make("ReduceSum", c.convert(c[7], i32), c.const([1]), keep_dims=False)
+    else:
+        batch = c.make("Gather", shape, c.const([0]), c.const(0), batch_dims=0)
+        count = c.make("Broadcast", c.const(0, i32), batch, mode="numpy")
+    return [c.make("Add", y, beta), count, total]
+
+
+def picked(c: Call, table: Value, rows: Value) -> Value:
+    return c.make("Gather", table, rows, c.const(0), batch_dims=0)
+
+
+@operator("SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+def skip_root_mean_square_normalization(c: Call) -> list[Value]:
+    """RMSNormalization of `input + skip [+ bias]`; output 3 is that sum."""
+    total = c.make("Add", c[0], c[1])
+    bias = c.maybe(3)
+    if bias is not None:
+        total = c.make("Add", total, bias)
+    if any(c.operator.outputs[1:3]):
+        raise UnsupportedError("the outputs mean and inv_std_var are not supported")
+    return [root_mean_square(c, total, [c.rank() - 1], c[2], c.real("epsilon", 1e-12)), total, total, total]
+
+
 @operator("SimplifiedLayerNormalization")
 @operator("RMSNormalization", since=23)
 def root_mean_square_normalization(c: Call) -> Value:
     """`x / sqrt(mean(x^2) + epsilon) * scale` over the dimensions from `axis` on."""
-    x = c[0]
-    axes = list(range(c.axis(-1), c.rank()))
+    return root_mean_square(c, c[0], list(range(c.axis(-1), c.rank())), c[1], c.real("epsilon", 1e-5))
+
+
+def root_mean_square(c: Call, x: Value, axes: list[int], scale: Value, eps: float) -> Value:
     mean = c.make("ReduceMean", c.make("Multiply", x, x), c.const(axes), keep_dims=True)
-    deviation = c.make("Sqrt", c.make("Add", mean, c.like(x, c.real("epsilon", 1e-5))))
-    return c.make("Multiply", c.make("Divide", x, deviation), c[1])
+    deviation = c.make("Sqrt", c.make("Add", mean, c.like(x, eps)))
+    return c.make("Multiply", c.make("Divide", x, deviation), scale)
 
 
 @operator("MeanVarianceNormalization")
