@@ -85,6 +85,15 @@ def tile_rows(offsets: Array, down: int, once: bool = False) -> TileRows:
     return _listed(pixels.shape[1], stride, down, starts, pixels)
 
 
+def listed_rows(offsets: Array, down: int) -> TileRows:
+    """`tile_rows` with its lists, whatever the rows."""
+    found = tile_rows(offsets, down)
+    if not found.linear:
+        return found
+    firsts = np.minimum(np.arange(found.tiles) * found.rows, len(offsets) - found.rows)
+    return _listed(found.rows, found.stride, down, firsts * found.stride, firsts[:, None] + np.arange(found.rows))
+
+
 def _listed(rows: int, stride: int, down: int, starts: Array, pixels: Array) -> TileRows:
     """Tiles with their pixels; the last one is repeated up to a multiple of `down`."""
     while down > max(1, len(pixels)):

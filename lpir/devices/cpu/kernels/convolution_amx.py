@@ -8,9 +8,10 @@ import math
 import numpy as np
 
 from lpir.devices.cpu.isa import Isa
-from lpir.devices.cpu.kernels import amx_gemm, amx_wide, interleaved_rows
+from lpir.devices.cpu.kernels import amx_gemm, amx_stream, amx_wide, interleaved_rows
 from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, computes_once
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
+from lpir.devices.cpu.kernels.channel_parts import parts_of
 from lpir.devices.cpu.kernels.convolution_int8 import ConvolutionInt8, MatMulInt8, weights_of
 from lpir.devices.cpu.kernels.epilogue import Bound
 from lpir.devices.cpu.kernels.product_int8 import Product
@@ -104,7 +105,7 @@ class ConvolutionAmx(ConvolutionInt8):
         return refuse_tiles(isa, outputs // op.groups) or super().applies(node, isa)
 
     def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
-        return _interleaved(node, isa, ctx) or super().build(node, isa, ctx)
+        return _interleaved(node, isa, ctx) or _streamed(node, isa, ctx) or super().build(node, isa, ctx)
 
     def reuses(self, node: Node) -> tuple[int, ...]:
         """A tensor that is added, where each result is computed once, right behind what it is added to."""
@@ -142,6 +143,50 @@ def _interleaved(node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
     if refuse_wide(product) is not None:
         return []
     return [image.step(ctx.ref(node.inputs[0]), copy, isa, ctx), wide_step(product, isa, ctx)]
+
+
+def _streamed(node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
+    """The steps of a convolution with few rows and many weights; none where that is no gain."""
+    op = node.op
+    assert isinstance(op, LoweredConvolution)
+    assert isinstance(op.x_zero_point, int)
+    w, out = weights_of(node), node.outputs[0].shape.to_static()
+    if w.dtype != np.int8 or op.groups > 1 or w.nbytes < amx_stream.LEAST_WEIGHTS:
+        return []
+    image = parts_of(op, node.inputs[0].shape.to_static(), out, w.shape[:-2])
+    if image is None:
+        return []
+    x = ctx.ref(node.inputs[0])
+    taps, steps = image.taps(), image.step_offsets(DEPTH)
+    packed = w.reshape(1, len(taps), *w.shape[-2:])
+    offsets = image.offsets(out[:-1])
+    product = Product(node, op.x_zero_point, x, offsets, tuple(taps.tolist()), packed, 0)
+    epilogue = product.finish(by_additions)
+    start = MAGIC_BITS if starts_from_magic(epilogue.expr) else 0
+    gemm = amx_stream.build(isa, offsets, steps, image.parts, w.shape[-1], epilogue, start == product.zero_point == 0)
+    if gemm is None:
+        return []
+    copies: list[Step] = []
+    if image.is_copy:
+        x = ctx.scratch(image.nbytes)
+        copies = image.steps(product.x, x, op.x_zero_point & 255, ctx)
+    weights, sums = gemm.pack(packed[0])
+    assert gemm.rows.starts is not None
+    assert gemm.rows.pixels is not None
+    call = amx_gemm.Call(
+        x=x,
+        weights=ctx.constant(weights),
+        init=ctx.constant((start - product.zero_point * sums.astype(np.int64)).astype(np.int32)),
+        config=ctx.constant(gemm.config()),
+        out=ctx.ref(node.outputs[0]),
+        out_stride=ctx.pitch(node.outputs[0]),
+        operands=product.bound(ctx),
+        offsets=ctx.constant(steps),
+        starts=ctx.constant(gemm.rows.starts),
+        pixels=ctx.constant(gemm.rows.pixels),
+    )
+    waiting = ctx.scratch(gemm.waiting_bytes) if gemm.waiting_bytes else 0
+    return [*copies, Step(gemm.kernel, tuple(gemm.params(call, waiting)))]
 
 
 class MatMulAmx(MatMulInt8):
