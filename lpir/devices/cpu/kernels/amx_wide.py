@@ -20,7 +20,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,6 +35,7 @@ from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, tile_rows
 from lpir.devices.cpu.kernels.epilogue import Epilogue
 from lpir.devices.cpu.kernels.interleave import pack_bytes
 from lpir.devices.cpu.kernels.pack import with_slack
+from lpir.record import record
 
 TILES = 4  # of a quad
 WIDE = TILES * LANES  # channels of a block
@@ -51,7 +51,7 @@ LAG = 2  # products between that of a tile and its store
 PACKING = 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WideForm:
     """What is compiled in: `single` step; whether there are blocks of 64 channels, and tiles of the rest (0, 1, 2).
 
@@ -68,7 +68,7 @@ class WideForm:
     ahead: int
 
 
-@dataclass(frozen=True)
+@record
 class WideGemm(TileGemm):
     """A kernel for one shape class, and the shape that `params` fills in."""
 
