@@ -54,7 +54,6 @@ def opset_number(text: str) -> int:
     return int(match[1])
 
 
-@functools.cache
 def version_in(op: type[Op], opset: int) -> int:
     """The version of `op` (the opset in which it appeared) that `opset` holds.
 
