@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from lpir.record import record
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class TensorType(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TensorType:
     """Element type and shape of a value."""
 
     element_type: ElementType
@@ -26,7 +28,8 @@ class TensorType(NamedTuple):
         return f"{self.element_type}{self.shape}"
 
 
-class Arg(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Arg:
     """What shape inference sees of one input; `value` is there when the input is known before the model runs."""
 
     type: ElementType

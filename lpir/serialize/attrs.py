@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 import types
 import typing
@@ -23,17 +22,13 @@ INT64 = (-(1 << 63), (1 << 63) - 1)
 
 @record
 class Attribute:
-    """One attribute of an operation: its field, its XML name, and the type of its value (or None if `optional`).
-
-    element: of a tuple, the type of one value.
-    """
+    """One attribute of an operation: its field, its XML name, and the type of its value (or None if `optional`)."""
 
     field: str
     name: str
     type: Any
     optional: bool
     default: Any
-    element: Any
 
 
 def attributes_of(op: type[Op]) -> tuple[Attribute, ...]:
@@ -54,9 +49,7 @@ def _attributes_of(op: type[Op]) -> tuple[Attribute, ...]:
         if name is not None and f.init:
             kind, optional = _without_none(hints[f.name])
             default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-            is_tuple = typing.get_origin(kind) is tuple or kind is tuple
-            element = (typing.get_args(kind) or (int, ...))[0] if is_tuple else None
-            found.append(Attribute(f.name, name, kind, optional, default, element))
+            found.append(Attribute(f.name, name, kind, optional, default))
     return tuple(found)
 
 
@@ -90,9 +83,10 @@ def decode(op: type[Op], texts: Mapping[str, str]) -> dict[str, Any]:
 
 def _parse(attribute: Attribute, text: str) -> Any:
     kind = attribute.type
-    if attribute.element is not None:
+    if typing.get_origin(kind) is tuple or kind is tuple:
+        args = typing.get_args(kind) or (int, ...)
         parts = [p.strip() for p in text.split(",")] if text.strip() else []
-        return tuple([parse_scalar(attribute.element, p) for p in parts])
+        return tuple(parse_scalar(args[0], p) for p in parts)
     if kind is str and isinstance(attribute.default, str):
         # OpenVINO reads enumerations in any case
         return text.lower() if attribute.default.islower() else text.upper() if attribute.default.isupper() else text
@@ -125,7 +119,6 @@ def _parse_bool(text: str) -> bool:
     raise ValueError("must be true or false")
 
 
-@functools.lru_cache(4096)
 def parse_int(text: str) -> int:
     """A decimal integer of 64 bits. Raises ValueError."""
     if len(text) < 19 and text.isascii() and text.isdigit():

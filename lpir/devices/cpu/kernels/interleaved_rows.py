@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,12 +24,11 @@ from lpir.devices.cpu.kernels.base import BuildContext, Step
 from lpir.devices.cpu.kernels.idepthwise import row_table
 from lpir.devices.cpu.kernels.pack import Array
 from lpir.ops.lowered import LoweredConvolution
-from lpir.record import record
 
 MOST_ROWS = 4  # bytes of a word
 
 
-@record
+@dataclass(frozen=True)
 class Interleaving:
     """The copy of an image `[N, *S, C]` for a convolution with the output `[N, *So, O]`."""
 
