@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,12 +48,11 @@ def _same(a: Array | None, b: Array | None) -> bool:
     return a is b if a is None or b is None else np.array_equal(a, b)
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """Input number `index` of `node` reads the value."""
 
     node: Node
-    index: int
+    index: int  # type: ignore[assignment]
 
 
 class Value:
@@ -69,11 +67,12 @@ class Value:
         self.names: set[str] = set()
         self.rt_info: dict[str, Any] = {}
         self.quant: QuantType | None = None
-        self._uses: dict[tuple[int, int], Use] = {}
+        # who reads it, in the order in which they came: the id of a node and the number of its input -> the node
+        self._uses: dict[tuple[int, int], Node] = {}
 
     @property
     def uses(self) -> list[Use]:
-        return list(self._uses.values())
+        return [Use(node, index) for (_, index), node in self._uses.items()]
 
     @property
     def element_type(self) -> ElementType:
@@ -101,9 +100,9 @@ class Value:
 
 
 class Node:
-    """An operation with its inputs. `body_*` sub-graphs of control flow hang in `bodies`."""
+    """An operation with its inputs."""
 
-    __slots__ = ("_inputs", "bodies", "name", "op", "outputs", "reasons", "rt_info", "source")
+    __slots__ = ("_inputs", "name", "op", "outputs", "rt_info", "source")
 
     def __init__(
         self, op: Op, inputs: Iterable[Value] = (), name: str = "", types: Sequence[TensorType] | None = None
@@ -112,15 +111,10 @@ class Node:
         self.op = op
         self.name = name or op.type_name
         self.rt_info: dict[str, Any] = {}
-        # why this node was not lowered to INT8, in words
-        self.reasons: list[str] = []
         # names of the public nodes that this one stands for
         self.source: list[str] = []
-        self.bodies: dict[str, Any] = {}
-        self._inputs: list[Value] = []
-        for index, value in enumerate(inputs):
-            self._inputs.append(value)
-            value._uses[(id(self), index)] = Use(self, index)
+        self._inputs = tuple(inputs)
+        self._read()
         self.outputs: list[Value] = []
         if types is None:
             self.infer()
@@ -129,7 +123,7 @@ class Node:
 
     @property
     def inputs(self) -> tuple[Value, ...]:
-        return tuple(self._inputs)
+        return self._inputs
 
     @property
     def output(self) -> Value:
@@ -140,21 +134,25 @@ class Node:
 
     def set_input(self, index: int, value: Value) -> None:
         self._inputs[index]._uses.pop((id(self), index), None)
-        self._inputs[index] = value
-        value._uses[(id(self), index)] = Use(self, index)
+        self._inputs = (*self._inputs[:index], value, *self._inputs[index + 1 :])
+        value._uses[id(self), index] = self
 
     def set_inputs(self, values: Iterable[Value]) -> None:
         """Replaces all inputs; their number may change."""
+        new = tuple(values)
         self.detach()
-        for index, value in enumerate(values):
-            self._inputs.append(value)
-            value._uses[(id(self), index)] = Use(self, index)
+        self._inputs = new
+        self._read()
 
     def detach(self) -> None:
         """Stops reading every input."""
         for index, value in enumerate(self._inputs):
             value._uses.pop((id(self), index), None)
-        self._inputs.clear()
+        self._inputs = ()
+
+    def _read(self) -> None:
+        for index, value in enumerate(self._inputs):
+            value._uses[id(self), index] = self
 
     def infer(self) -> None:
         """Sets the types of the outputs from the inputs. Raises ModelError that names this node."""
@@ -186,7 +184,8 @@ def arg_of(value: Value) -> Arg:
 
 def known_value(value: Value) -> Array | None:
     """The value if it can be computed before the model runs (small constants and what follows from them)."""
-    return _known(value, {}, DEPTH)
+    data = getattr(value.node.op, "data", None)
+    return data if isinstance(data, np.ndarray) else _known(value, {}, DEPTH)
 
 
 # a longer chain of shape arithmetic than this is left to constant folding

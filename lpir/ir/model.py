@@ -45,22 +45,24 @@ class Model:
 
     def nodes(self) -> list[Node]:
         """All nodes, each after the nodes that it reads; parameters first. Raises ModelError on a cycle."""
-        done: dict[int, Node] = {}
-        begun: set[int] = set()
+        done: dict[Node, None] = {}
+        begun: set[Node] = set()
         # parameters are visited first, so they lead
         stack = [*reversed(self.sinks), *reversed(self.results), *reversed(self.parameters)]
         while stack:
             node = stack[-1]
-            waiting = [v.node for v in node.inputs if id(v.node) not in done]
-            if not waiting:
-                done.setdefault(id(node), node)
+            height = len(stack)
+            for value in reversed(node.inputs):
+                if value.node not in done:
+                    stack.append(value.node)
+            if len(stack) == height:
+                done[node] = None
                 stack.pop()
-            elif id(node) in begun:
+            elif node in begun:
                 raise ModelError(f"the graph has a cycle through {node}")
             else:
-                begun.add(id(node))
-                stack += reversed(waiting)
-        return list(done.values())
+                begun.add(node)
+        return list(done)
 
     get_ops = nodes
     get_ordered_ops = nodes
@@ -165,9 +167,7 @@ def copy_node(node: Node, inputs: Iterable[Value], keep_types: bool = False) -> 
     """
     copy = Node(node.op, inputs, node.name, [v.type for v in node.outputs] if keep_types else None)
     copy.rt_info = dict(node.rt_info)
-    copy.reasons = list(node.reasons)
     copy.source = list(node.source)
-    copy.bodies = dict(node.bodies)
     for old, new in zip(node.outputs, copy.outputs, strict=True):
         new.names = set(old.names)
         new.rt_info = dict(old.rt_info)

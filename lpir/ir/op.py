@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,8 +16,7 @@ from lpir.record import record
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorType:
+class TensorType(NamedTuple):
     """Element type and shape of a value."""
 
     element_type: ElementType
@@ -28,8 +26,7 @@ class TensorType:
         return f"{self.element_type}{self.shape}"
 
 
-@dataclass(frozen=True, slots=True)
-class Arg:
+class Arg(NamedTuple):
     """What shape inference sees of one input; `value` is there when the input is known before the model runs."""
 
     type: ElementType

@@ -188,9 +188,9 @@ class PartialShape:
         return len(self.known())
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, tuple | list):
+        if isinstance(other, (tuple, list)):
             other = PartialShape.of(other)
-        return isinstance(other, PartialShape) and self.dims == other.dims
+        return self is other or (isinstance(other, PartialShape) and self.dims == other.dims)
 
     def __hash__(self) -> int:
         return hash(self.dims)
@@ -222,6 +222,7 @@ def broadcast_dimension(a: Dimension, b: Dimension) -> Dimension | None:
     return a if a == b else a.union(b)
 
 
+@functools.lru_cache(4096)
 def broadcast(*shapes: PartialShape) -> PartialShape:
     """NumPy's broadcast of all shapes. Raises ModelError if they do not go together."""
     if any(s.dims is None for s in shapes):

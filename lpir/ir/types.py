@@ -7,22 +7,28 @@ an XML port (`precision`).
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from lpir.errors import UnsupportedError
+from lpir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=False)
 class ElementType:
-    """One element type. `kind`: "f" float, "i" signed, "u" unsigned, "b" boolean, "?" unknown."""
+    """One element type. `kind`: "f" float, "i" signed, "u" unsigned, "b" boolean, "?" unknown.
+
+    There is one object of each, copied and pickled as itself, so that comparing two is quick.
+    """
 
     name: str
     precision: str
     bits: int
     kind: str
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return as_element_type, (self.name,)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -33,7 +33,7 @@ def merge_equal_nodes(model: Model) -> int:
 
 def _key(node: Node) -> Any:
     op = node.op
-    if op.type_name in UNIQUE or node.bodies:
+    if op.type_name in UNIQUE:
         return None
     if isinstance(op, Constant):
         if op.data.nbytes > COMPARED_BYTES:

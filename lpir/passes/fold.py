@@ -26,7 +26,7 @@ def fold_constants(model: Model) -> int:
     """
     folded = 0
     for node in model.nodes():
-        if node.op.type_name in KEPT or node.op.type_name in RANDOM or node.bodies or _is_decompression(node):
+        if node.op.type_name in KEPT or node.op.type_name in RANDOM or _is_decompression(node):
             continue
         arrays = _values(node)
         if arrays is None:

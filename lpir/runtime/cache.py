@@ -54,7 +54,7 @@ def model_digest(model: Model) -> bytes:
         inputs = [(index[id(v.node)], v.index) for v in node.inputs]
         names = [sorted(v.names) for v in node.outputs]
         types = [str(v.type) for v in node.outputs]
-        row = (node.op.type_name, attributes, inputs, node.name, names, types, node.rt_info, sorted(node.bodies))
+        row = (node.op.type_name, attributes, inputs, node.name, names, types, node.rt_info)
         digest.update(repr(row).encode())
         for array in arrays:
             digest.update(f"{array.dtype}{array.shape}".encode())

@@ -13,14 +13,15 @@ Triton print it. Every function below has one meaning on every device:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from operator import is_
 from typing import Union
 
 from lpir.ir.types import ElementType, boolean, f32, i32
 
 Scalar = Union["Expr", float, int, bool]
+_set = object.__setattr__
 
 # name -> number of arguments. "same": the arguments and the result share one type.
 SAME = {
@@ -39,19 +40,48 @@ FUNCTIONS = (*SAME, *COMPARE, *CONVERT, "select", "lookup", "input", "const")
 ENTRIES = 16
 
 
-@dataclass(frozen=True, slots=True)
 class Expr:
-    """One scalar: `fn` applied to `args`, of element type `type`.
+    """One scalar: `fn` applied to `args`, of element type `type`. Immutable.
 
     `fn == "input"`: leaf number `value`; `fn == "const"`: the constant `value`; otherwise a name of `FUNCTIONS`.
     """
 
+    # thousands are made for a model: a frozen dataclass takes half as long again, and hashes all below it each time
+    __slots__ = ("_below", "_hash", "args", "fn", "type", "value")
     fn: str
     args: tuple[Expr, ...]
     type: ElementType
-    value: float | int | bool | None = None
-    # what `walk` found below this expression
-    _below: tuple[Expr, ...] | None = field(default=None, init=False, repr=False, compare=False)
+    value: float | int | bool | None
+    # what `walk` found below this expression, and its hash, once they were asked for
+    _below: tuple[Expr, ...]
+    _hash: int
+
+    def __init__(
+        self, fn: str, args: tuple[Expr, ...], type: ElementType, value: float | int | bool | None = None
+    ) -> None:
+        _set(self, "fn", fn)
+        _set(self, "args", args)
+        _set(self, "type", type)
+        _set(self, "value", value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("Expr is immutable")
+
+    def __eq__(self, other: object) -> bool:
+        if self is other or not isinstance(other, Expr):
+            return self is other
+        same = self.fn == other.fn and self.type is other.type and self.value == other.value
+        return same and self.args == other.args
+
+    def __hash__(self) -> int:
+        try:
+            return self._hash
+        except AttributeError:
+            _set(self, "_hash", hash((self.fn, self.args, self.type, self.value)))
+            return self._hash
+
+    def __repr__(self) -> str:
+        return f"Expr({self.fn!r}, {self.args!r}, {self.type!r}, {self.value!r})"
 
     def __add__(self, other: Scalar) -> Expr:
         return apply("add", self, other)
@@ -90,9 +120,15 @@ class Expr:
 
     def walk(self) -> tuple[Expr, ...]:
         """Every sub-expression once, arguments before their users."""
-        if self._below is None:
-            object.__setattr__(self, "_below", _below(self))
-        return (*(self._below or ()), self)
+        try:
+            return (*self._below, self)
+        except AttributeError:
+            _set(self, "_below", _below(self))
+            return (*self._below, self)
+
+    def over(self, args: tuple[Expr, ...]) -> Expr:
+        """The same function of other arguments; of the same ones, this object."""
+        return self if all(map(is_, args, self.args)) else Expr(self.fn, args, self.type, self.value)
 
     def inputs(self) -> dict[int, ElementType]:
         """Number and type of every leaf that is read."""
@@ -105,15 +141,17 @@ def _below(expr: Expr) -> tuple[Expr, ...]:
     stack = list(reversed(expr.args))
     while stack:
         e = stack[-1]
-        waiting = [a for a in e.args if id(a) not in done]
-        if waiting:
-            stack += reversed(waiting)
-        else:
+        height = len(stack)
+        for a in reversed(e.args):
+            if id(a) not in done:
+                stack.append(a)
+        if len(stack) == height:
             done.setdefault(id(e), e)
             stack.pop()
     return tuple(done.values())
 
 
+@functools.lru_cache(1024)
 def input_(index: int, type: ElementType = f32) -> Expr:
     """Leaf number `index`."""
     return Expr("input", (), type, index)
@@ -191,11 +229,18 @@ def substitute(e: Expr, leaves: Mapping[int, Expr] | Sequence[Expr]) -> Expr:
     if all(leaf.fn == "input" and leaf.value == i for i, leaf in table.items()):
         return e
     new: dict[int, Expr] = {}
+    # what `walk` will find, in its order
+    order: dict[int, Expr] = {}
     for node in e.walk():
         if node.args:
-            args = tuple([new[id(a)] for a in node.args])
-            same = all(map(is_, args, node.args))
-            new[id(node)] = node if same else Expr(node.fn, args, node.type, node.value)
+            made = node.over(tuple([new[id(a)] for a in node.args]))
         else:
-            new[id(node)] = table.get(int(node.value or 0), node) if node.fn == "input" else node
-    return new[id(e)]
+            made = table.get(int(node.value or 0), node) if node.fn == "input" else node
+            if made.args:
+                order.update([(id(below), below) for below in made.walk()])
+        new[id(node)] = order[id(made)] = made
+    found = new[id(e)]
+    if found is not e and found.args:
+        order.pop(id(found))
+        _set(found, "_below", tuple(order.values()))
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from operator import is_
 
 import numpy as np
 
@@ -31,19 +30,21 @@ def simplify(expr: Expr) -> Expr:
     table: dict[tuple[object, ...], Expr] = {}
     new: dict[int, Expr] = {}
     for node in expr.walk():
-        args = tuple([new[id(a)] for a in node.args])
-        new[id(node)] = _reduce(_intern(node, args, table), table)
+        if node.args:
+            found = _reduce(_intern(node, tuple([new[id(a)] for a in node.args]), table), table)
+        else:
+            found = _intern(node, (), table)
+        new[id(node)] = found
     return new[id(expr)]
 
 
 def _intern(node: Expr, args: tuple[Expr, ...], table: dict[tuple[object, ...], Expr]) -> Expr:
     """The one object for this expression: equal expressions become identical."""
     # repr tells 0.0 from -0.0 and True from 1
-    key = (node.fn, node.type.name, node.value if node.value is None else repr(node.value), *map(id, args))
+    key = (node.fn, node.type, *map(id, args)) if args else (node.fn, node.type, repr(node.value))
     found = table.get(key)
     if found is None:
-        same = all(map(is_, args, node.args))
-        found = table[key] = node if same else Expr(node.fn, args, node.type, node.value)
+        found = table[key] = node.over(args)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import types
 import typing
@@ -22,13 +23,17 @@ INT64 = (-(1 << 63), (1 << 63) - 1)
 
 @record
 class Attribute:
-    """One attribute of an operation: its field, its XML name, and the type of its value (or None if `optional`)."""
+    """One attribute of an operation: its field, its XML name, and the type of its value (or None if `optional`).
+
+    element: of a tuple, the type of one value.
+    """
 
     field: str
     name: str
     type: Any
     optional: bool
     default: Any
+    element: Any
 
 
 def attributes_of(op: type[Op]) -> tuple[Attribute, ...]:
@@ -49,7 +54,9 @@ def _attributes_of(op: type[Op]) -> tuple[Attribute, ...]:
         if name is not None and f.init:
             kind, optional = _without_none(hints[f.name])
             default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-            found.append(Attribute(f.name, name, kind, optional, default))
+            is_tuple = typing.get_origin(kind) is tuple or kind is tuple
+            element = (typing.get_args(kind) or (int, ...))[0] if is_tuple else None
+            found.append(Attribute(f.name, name, kind, optional, default, element))
     return tuple(found)
 
 
@@ -83,10 +90,9 @@ def decode(op: type[Op], texts: Mapping[str, str]) -> dict[str, Any]:
 
 def _parse(attribute: Attribute, text: str) -> Any:
     kind = attribute.type
-    if typing.get_origin(kind) is tuple or kind is tuple:
-        args = typing.get_args(kind) or (int, ...)
+    if attribute.element is not None:
         parts = [p.strip() for p in text.split(",")] if text.strip() else []
-        return tuple(parse_scalar(args[0], p) for p in parts)
+        return tuple([parse_scalar(attribute.element, p) for p in parts])
     if kind is str and isinstance(attribute.default, str):
         # OpenVINO reads enumerations in any case
         return text.lower() if attribute.default.islower() else text.upper() if attribute.default.isupper() else text
@@ -119,6 +125,7 @@ def _parse_bool(text: str) -> bool:
     raise ValueError("must be true or false")
 
 
+@functools.lru_cache(4096)
 def parse_int(text: str) -> int:
     """A decimal integer of 64 bits. Raises ValueError."""
     if len(text) < 19 and text.isascii() and text.isdigit():

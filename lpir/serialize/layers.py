@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from lpir.errors import FileError
 from lpir.serialize.attrs import parse_int
@@ -14,8 +13,7 @@ from lpir.serialize.xml_parse import Element
 VERSIONS = (10, 11)
 
 
-@dataclass(slots=True)
-class Port:
+class Port(NamedTuple):
     """A port of a layer: its id in the file, tensor names (outputs), run-time information."""
 
     id: int
@@ -23,8 +21,7 @@ class Port:
     rt_info: dict[str, Any]
 
 
-@dataclass(slots=True)
-class Layer:
+class Layer(NamedTuple):
     """One layer. `sources[i]` says which layer and output feeds input `i` once edges are connected."""
 
     id: int
@@ -36,14 +33,13 @@ class Layer:
     inputs: list[Port]
     outputs: list[Port]
     output_names: set[str]
-    sources: list[tuple[int, int] | None] = field(default_factory=list)
+    sources: list[tuple[int, int] | None]
 
     def __str__(self) -> str:
         return f"layer {self.id} '{self.name}' ({self.type})"
 
 
-@dataclass(slots=True)
-class Network:
+class Network(NamedTuple):
     """A whole file: `layers` by id, in the order of the file."""
 
     name: str
@@ -72,14 +68,14 @@ def read_network(root: Element, file: str) -> Network:
     return Network(root.attributes.get("name", "model"), version, layers, _model_info(root, version))
 
 
-def _integer(element: Element, key: str, where: str) -> int:
+def _integer(element: Element, key: str, where: str, what: str = "") -> int:
     text = element.attributes.get(key)
     if text is None:
-        raise FileError(f"{where}: attribute {key!r} is missing")
+        raise FileError(f"{where}{what}: attribute {key!r} is missing")
     try:
         return parse_int(text)
     except ValueError as error:
-        raise FileError(f"{where}: {key}={text[:60]!r} {error}") from None
+        raise FileError(f"{where}{what}: {key}={text[:60]!r} {error}") from None
 
 
 def _read_layer(element: Element, file: str, version: int) -> Layer:
@@ -88,52 +84,56 @@ def _read_layer(element: Element, file: str, version: int) -> Layer:
         if key not in element.attributes:
             raise FileError(f"{file}: layer {number}: attribute {key!r} is missing")
     data = element.find("data")
-    layer = Layer(
+    where = f"{file}: layer {number}"
+    inputs = _ports(element.find("input"), where)
+    return Layer(
         id=number,
         name=element.attributes.get("name", ""),
         type=element.attributes["type"],
         version=element.attributes["version"],
         attributes=dict(data.attributes) if data else {},
         rt_info=read_attributes(element) if version > 10 else {},
-        inputs=_ports(element.find("input"), f"{file}: layer {number}"),
-        outputs=_ports(element.find("output"), f"{file}: layer {number}"),
+        inputs=inputs,
+        outputs=_ports(element.find("output"), where),
         output_names=split_names(element.attributes.get("output_names", "")),
+        sources=[None] * len(inputs),
     )
-    layer.sources = [None] * len(layer.inputs)
-    return layer
 
 
 def _ports(parent: Element | None, where: str) -> list[Port]:
-    ports: list[Port] = []
-    seen: set[int] = set()
+    ports: dict[int, Port] = {}
     for element in parent.find_all("port") if parent else ():
-        number = _integer(element, "id", f"{where}: <port>")
-        if number in seen:
+        number = _integer(element, "id", where, ": <port>")
+        if number in ports:
             raise FileError(f"{where}: port id {number} occurs twice in <{parent.tag if parent else ''}>")
-        seen.add(number)
-        ports.append(Port(number, split_names(element.attributes.get("names", "")), read_attributes(element)))
-    return ports
+        ports[number] = Port(number, split_names(element.attributes.get("names", "")), read_attributes(element))
+    return list(ports.values())
 
 
 def _connect(root: Element, layers: dict[int, Layer], file: str) -> None:
     inputs = {(layer.id, port.id): i for layer in layers.values() for i, port in enumerate(layer.inputs)}
     outputs = {(layer.id, port.id): i for layer in layers.values() for i, port in enumerate(layer.outputs)}
+    place = f"{file}: <edge>"
     for group in root.find_all("edges"):
         for element in group.find_all("edge"):
-            keys = ("from-layer", "from-port", "to-layer", "to-port")
-            edge = [_integer(element, key, f"{file}: <edge>") for key in keys]
-            where = f"{file}: edge {edge[0]}:{edge[1]} -> {edge[2]}:{edge[3]}"
-            for layer_id in (edge[0], edge[2]):
-                if layer_id not in layers:
-                    raise FileError(f"{where}: there is no layer {layer_id}")
+            edge = [_integer(element, key, place) for key in ("from-layer", "from-port", "to-layer", "to-port")]
             source, target = outputs.get((edge[0], edge[1])), inputs.get((edge[2], edge[3]))
-            if source is None:
-                raise FileError(f"{where}: {layers[edge[0]]} has no output port {edge[1]}")
-            if target is None:
-                raise FileError(f"{where}: {layers[edge[2]]} has no input port {edge[3]}")
-            if layers[edge[2]].sources[target] is not None:
-                raise FileError(f"{where}: input port {edge[3]} of {layers[edge[2]]} is fed twice")
+            if source is None or target is None or layers[edge[2]].sources[target] is not None:
+                where = f"{file}: edge {edge[0]}:{edge[1]} -> {edge[2]}:{edge[3]}"
+                raise FileError(f"{where}: {_fault(edge, layers, source)}")
             layers[edge[2]].sources[target] = (edge[0], source)
+
+
+def _fault(edge: list[int], layers: dict[int, Layer], source: int | None) -> str:
+    """What is wrong with an edge."""
+    for layer_id in (edge[0], edge[2]):
+        if layer_id not in layers:
+            return f"there is no layer {layer_id}"
+    if source is None:
+        return f"{layers[edge[0]]} has no output port {edge[1]}"
+    if edge[3] not in [port.id for port in layers[edge[2]].inputs]:
+        return f"{layers[edge[2]]} has no input port {edge[3]}"
+    return f"input port {edge[3]} of {layers[edge[2]]} is fed twice"
 
 
 def _model_info(root: Element, version: int) -> dict[str, Any]:

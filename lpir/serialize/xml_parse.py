@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from typing import NamedTuple
 from xml.parsers import expat
 
 from lpir.errors import FileError
@@ -14,13 +14,12 @@ MAX_BYTES = 1 << 30
 MAX_DEPTH = 100
 
 
-@dataclass(slots=True)
-class Element:
+class Element(NamedTuple):
     """A tag with its attributes and child elements. Text is dropped: the format keeps nothing in it but port shapes."""
 
     tag: str
     attributes: dict[str, str]
-    children: list[Element] = field(default_factory=list)
+    children: list[Element]
 
     def find(self, tag: str) -> Element | None:
         """The first child with this tag."""
@@ -56,7 +55,7 @@ def parse_xml(data: bytes, file: str) -> Element:
 
 
 # port shapes are inferred again; not storing them keeps the tree of a large file small
-_DROPPED = Element("dim", {})
+_DROPPED = Element("dim", {}, [])
 
 
 class _Builder:
@@ -66,12 +65,13 @@ class _Builder:
         self.open: list[Element] = []
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
-        parent = self.open[-1] if self.open else None
-        element = _DROPPED if parent is _DROPPED or (parent is not None and tag == "dim") else Element(tag, attributes)
-        if parent is None:
-            self.root = element
-        elif element is not _DROPPED:
-            parent.children.append(element)
+        if not self.open:
+            self.root = element = Element(tag, attributes, [])
+        elif tag == "dim" or self.open[-1] is _DROPPED:
+            element = _DROPPED
+        else:
+            element = Element(tag, attributes, [])
+            self.open[-1].children.append(element)
         self.open.append(element)
         if len(self.open) > MAX_DEPTH:
             raise FileError(f"{self.file}: XML elements are nested deeper than {MAX_DEPTH}")

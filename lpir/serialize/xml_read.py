@@ -122,18 +122,19 @@ class _Reader:
             raise UnsupportedError(f"{self.file}: {len(missing)} operations are not supported: {listed}")
 
     def build(self, layer: Layer) -> Node:
-        where = f"{self.file}: {layer}"
         try:
             node = self.node(layer)
+            found, made = len(layer.outputs), len(node.outputs)
+            if found > made:
+                raise FileError(f"has {found} output ports, but the operation {made}")
         except UnsupportedError as error:
-            raise UnsupportedError(f"{where}: {error}") from None
+            raise UnsupportedError(f"{self.file}: {layer}: {error}") from None
         except LpirError as error:
-            raise FileError(f"{where}: {error}") from None
+            raise FileError(f"{self.file}: {layer}: {error}") from None
         except Exception as error:
             # hostile attributes may break an operation in ways that it does not foresee
-            raise FileError(f"{where}: the attributes or inputs do not fit: {type(error).__name__}: {error}") from error
-        if len(layer.outputs) > len(node.outputs):
-            raise FileError(f"{where}: has {len(layer.outputs)} output ports, but the operation {len(node.outputs)}")
+            why = f"the attributes or inputs do not fit: {type(error).__name__}: {error}"
+            raise FileError(f"{self.file}: {layer}: {why}") from error
         node.rt_info.update(layer.rt_info)
         for port, value in zip(layer.outputs, node.outputs, strict=False):
             value.names |= port.names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import cache
 from typing import Any
 
@@ -140,7 +139,7 @@ def test_infer_of_dynamic_shapes_allows_the_result(case: Case) -> None:
                 args.append(arg)
                 continue
             shape = PartialShape(None) if unknown == "rank" else PartialShape([ANY] * len(arg.shape))
-            args.append(dataclasses.replace(arg, shape=shape, value=None))
+            args.append(arg._replace(shape=shape, value=None))
         types = case.op.infer(args)
         for tensor_type, array in zip(types, outputs, strict=True):
             assert tensor_type.shape.allows(array.shape), f"{unknown}: {tensor_type.shape} does not allow {array.shape}"

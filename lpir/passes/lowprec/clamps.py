@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import is_
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,7 @@ def drop_inner_clamps(expr: Expr, points: Mapping[int, Array] | None = None) -> 
         return expr
     new: dict[int, Expr] = {}
     for node in order:
-        args = tuple([new[id(a)] for a in node.args])
-        rebuilt = node if all(map(is_, args, node.args)) else Expr(node.fn, args, node.type, node.value)
+        rebuilt = node.over(tuple([new[id(a)] for a in node.args]))
         new[id(node)] = _drop(rebuilt, points) if node.fn == "rint_i32" else rebuilt
     return new[id(expr)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,18 +45,28 @@ MAX_FUNCTIONS = 96
 
 def fuse(model: Model) -> None:
     """Merges elementwise chains, turns 8-bit unary chains into tables, and gives the rest to the operation before."""
-    for node in model.nodes():
+    order = model.nodes()
+    depths = _depths(order)
+    for node in order:
         if isinstance(node.op, Elementwise):
             merge_into(node)
     for node in model.nodes():
         if isinstance(node.op, Elementwise):
-            merge_last_quantization(node)
+            merge_last_quantization(node, depths)
     for node in model.nodes():
         if isinstance(node.op, Elementwise):
             make_table(node)
     for node in model.nodes():
         if isinstance(node.op, Elementwise):
-            fuse_epilogue(node)
+            fuse_epilogue(node, depths)
+
+
+def _depths(order: Sequence[Node]) -> dict[Node, int]:
+    """How many nodes lie before each on the longest way to it: of two nodes, the deeper does not feed the other."""
+    depths: dict[Node, int] = {}
+    for node in order:
+        depths[node] = max([depths[v.node] for v in node.inputs], default=-1) + 1
+    return depths
 
 
 def merge_into(node: Node) -> None:
@@ -67,11 +78,11 @@ def merge_into(node: Node) -> None:
     _merge(node, [v for v in node.inputs if not _is_hosted_quantization(v)])
 
 
-def merge_last_quantization(node: Node) -> None:
+def merge_last_quantization(node: Node, depths: Mapping[Node, int]) -> None:
     """Inlines, of the quantizations that `merge_into` left, the one that is computed last: `node` follows it there."""
     left = [v for v in node.inputs if _is_hosted_quantization(v) and all(use.node is node for use in v.uses)]
     if left:
-        _merge(node, [_latest(left)])
+        _merge(node, [_latest(left, depths)])
 
 
 def _is_hosted_quantization(value: Value) -> bool:
@@ -130,9 +141,9 @@ def _rewrite(node: Node, expr: Expr, inputs: list[Value], out: Value) -> None:
     if not kept or broadcast_shapes(*shapes) != out.shape.to_static():
         used, kept = list(range(len(inputs))), inputs
     order = {old: input_(new, inputs[old].element_type) for new, old in enumerate(used)}
+    # it gives what it gave before, so its type stays
     node.op = Elementwise(substitute(expr, order))
     node.set_inputs(kept)
-    node.infer()
 
 
 def _inline_scalars(expr: Expr, inputs: list[Value], shape: tuple[int, ...]) -> tuple[Expr, list[Value]]:
@@ -177,7 +188,7 @@ def make_table(node: Node) -> None:
     _replace(node, table)
 
 
-def fuse_epilogue(node: Node) -> None:
+def fuse_epilogue(node: Node, depths: dict[Node, int]) -> None:
     """Moves the expression of `node` into the operation that computes its largest input."""
     assert isinstance(node.op, Elementwise)
     out = node.outputs[0]
@@ -185,7 +196,7 @@ def fuse_epilogue(node: Node) -> None:
     if not candidates:
         return
     # the one computed last: everything else that the expression reads is there by then
-    value = candidates[-1] if len(candidates) == 1 else _latest(candidates)
+    value = _latest(candidates, depths)
     producer = value.node
     op: Any = producer.op
     first = op.first_operand if isinstance(op, Pool) else 1
@@ -206,6 +217,7 @@ def fuse_epilogue(node: Node) -> None:
     fused = Node(_with_epilogue(op, epilogue), [*producer.inputs[:fixed], *operands], producer.name)
     fused.source = [*producer.source, *(s for s in node.source if s not in producer.source)]
     fused.outputs[0].quant = out.quant
+    depths[fused] = depths[node]
     out.replace_all_uses_with(fused.outputs[0])
     node.detach()
     producer.detach()
@@ -231,23 +243,9 @@ def simple_operand(value: Value, shape: tuple[int, ...]) -> bool:
     return own[-1] == shape[-1] and all(n == 1 for n in own[:-1])
 
 
-def _latest(candidates: list[Value]) -> Value:
-    """Of several values the one that no other depends on being computed later: the deepest in the graph."""
-    depth: dict[int, int] = {}
-
-    def measure(node: Node) -> int:
-        stack = [node]
-        while stack:
-            top = stack[-1]
-            missing = [v.node for v in top.inputs if id(v.node) not in depth]
-            if missing:
-                stack.extend(missing)
-                continue
-            depth[id(top)] = 1 + max((depth[id(v.node)] for v in top.inputs), default=0)
-            stack.pop()
-        return depth[id(node)]
-
-    return max(candidates, key=lambda v: measure(v.node))
+def _latest(candidates: Sequence[Value], depths: Mapping[Node, int]) -> Value:
+    """Of several values the one that no other depends on being computed later."""
+    return max(candidates, key=lambda v: depths[v.node])
 
 
 def _with_epilogue(op: Op, epilogue: Expr) -> Op:

@@ -29,6 +29,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lpir.devices.cpu.codegen.abi import Kernel
 from lpir.devices.cpu.codegen.effort import AS_PRINTED
@@ -40,8 +41,7 @@ _SIZES = {"i1": 1, "i8": 1, "i16": 2, "half": 2, "bfloat": 2, "i32": 4, "float":
 _MANGLED = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16", "ptr": "p0"}
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """An SSA value or a constant: LLVM type and text."""
 
     type: str

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from lpir.devices.cpu.codegen import jit
 from lpir.devices.cpu.codegen.emitter import Function, Value
 from lpir.devices.cpu.permission import may_use_tiles
+from lpir.record import record
 
 # (f, accumulator <L x i32>, u8 bytes <4L x i8>, s8 bytes <4L x i8>) -> accumulator + sums of 4 products
 Dot = Callable[[Function, Value, Value, Value], Value]
 
 
-@dataclass(frozen=True)
+@record(eq=False)
 class Isa:
     """One instruction set.
 

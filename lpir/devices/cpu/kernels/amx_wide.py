@@ -20,7 +20,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,13 +28,14 @@ from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.codegen.vector import concat, from_memory, memory_type, split
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import amx_gemm
-from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, LINE, Ahead, Array, beside
+from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, Array, Form, Start
 from lpir.devices.cpu.kernels.amx_gemm import Call, TileGemm
 from lpir.devices.cpu.kernels.amx_print import TilePrinter
 from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, tile_rows
 from lpir.devices.cpu.kernels.epilogue import Epilogue
 from lpir.devices.cpu.kernels.interleave import pack_bytes
 from lpir.devices.cpu.kernels.pack import with_slack
+from lpir.record import record
 
 TILES = 4  # of a quad
 WIDE = TILES * LANES  # channels of a block
@@ -46,25 +46,29 @@ MOST_STEPS = 3
 CHUNK_BYTES = 24 * 1024
 # weights that an inference has displaced from a core's own caches before it comes back to them
 FAR_WEIGHTS = 48 * 1024
-# how many times four tiles are multiplied before their sums are finished, where blocks are whole: 2 or 4 times
-MOST_STAGES = 4
 LAG = 2  # products between that of a tile and its store
 # operations a vector that pack it: 3 for each 4, and a store without a shuffle
 PACKING = 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WideForm:
-    """What is compiled in: `single` step; whether there are blocks of 64 channels, and tiles of the rest (0, 1, 2);
-    `linear`: all rows are at one distance."""
+    """What is compiled in: `single` step; whether there are blocks of 64 channels, and tiles of the rest (0, 1, 2).
+
+    `stages`: how many times four tiles are multiplied before their sums are finished, where blocks are whole.
+    `linear`: all rows are at one distance. `ahead`: cache lines of the next block's weights that are asked for beside
+    each round of finishing.
+    """
 
     single: bool
     whole: bool
     rest: int
+    stages: int
     linear: bool
+    ahead: int
 
 
-@dataclass(frozen=True)
+@record
 class WideGemm(TileGemm):
     """A kernel for one shape class, and the shape that `params` fills in."""
 
@@ -94,21 +98,21 @@ class WideGemm(TileGemm):
         return with_slack(np.concatenate(packed)), w.sum(axis=0, dtype=np.int32)[self.order]
 
     def chunk(self, pairs: int, blocks: int) -> int:
-        if self.ahead.lines:
+        if self.wide.ahead:
             # each block's weights pass once
             return pairs
-        return min(pairs, max(1, CHUNK_BYTES // (self.rows.height * (self.length + self.n))))
+        pixels = self.form.down * self.rows.rows
+        return min(pairs, max(1, CHUNK_BYTES // (pixels * (self.length + self.n))))
 
     def params(self, call: Call, threads: int) -> list[Word]:
-        rows = self.rows
-        units = -(-self.m // rows.height)
+        rows = self.rows.rows
+        units = -(-self.m // (rows * self.form.down))
         mc, nc = self.chunks(units, max(1, self.whole), threads)
         values: dict[str, int | float | F32 | Ref] = {
-            **{"x": call.x, "x_stride": rows.stride, "w": call.weights, "init": call.init, "config": call.config},
+            **{"x": call.x, "x_stride": self.rows.stride, "w": call.weights, "init": call.init, "config": call.config},
             **{"out": call.out, "out_stride": call.out_stride, "m": self.m, "n": self.n},
-            **{"steps": len(self.offsets), "depth": self.depth, "rows": rows.rows, "stages": rows.down},
-            **{"units": units, "blocks": self.whole, "m_chunks": mc, "n_chunks": nc},
-            **{"beside": LINE * self.ahead.lines, "every": self.ahead.every},
+            **{"steps": len(self.offsets), "depth": self.depth, "rows": rows, "units": units},
+            **{"blocks": self.whole, "m_chunks": mc, "n_chunks": nc},
             **self.epilogue.values(call.operands),
         }
         if not self.wide.linear:
@@ -183,14 +187,16 @@ def build(isa: Isa, offsets: Array, n: int, length: int, epilogue: Epilogue) -> 
     """The kernel for what `refuse` does not refuse."""
     rows = _tile_rows(offsets, n)
     assert rows is not None
+    rest = rest_tiles(n) % TILES
     panel = -(-length // 4) * QUAD_BYTES
-    ahead = Ahead(0, 0, rows.height)
-    if panel * n // WIDE > FAR_WEIGHTS:
-        ahead = beside(-(-panel // LINE), -(-len(offsets) // rows.height), rows.height, TOGETHER, panel)
-    wide = WideForm(length <= DEPTH, n >= WIDE, rest_tiles(n) % TILES, rows.linear)
-    kernel = _print(isa, wide, epilogue)
+    rounds = -(-rows.tiles * rows.rows // TOGETHER)
+    ahead = -(-panel // 64 // rounds) if panel * n // WIDE > FAR_WEIGHTS else 0
+    ahead = 1 << (ahead - 1).bit_length() if ahead else 0
+    wide = WideForm(length <= DEPTH, n >= WIDE, rest, rows.down, rows.linear, ahead)
+    form = Form(down=rows.down, across=TILES, affine=True, linear=True, together=TOGETHER)
+    code = _print(isa, wide, epilogue)
     size = int(offsets[-1]) + length
-    return WideGemm(rows, len(offsets), n, (0,), length, 1, size, TILES, False, ahead, kernel, epilogue, wide)
+    return WideGemm(rows, len(offsets), n, (0,), length, 1, size, form, Start(), code, epilogue, wide)
 
 
 @functools.lru_cache(maxsize=256)
@@ -203,14 +209,14 @@ class _Printer(TilePrinter):
 
     def __init__(self, isa: Isa, form: WideForm, epilogue: Epilogue) -> None:
         self.isa, self.form, self.epilogue = isa, form, epilogue
-        numbers = ["x_stride", "out_stride", "m", "n", "steps", "depth", "rows", "stages"]
-        numbers += ["units", "blocks", "m_chunks", "n_chunks", "beside", "every"]
+        numbers = ["x_stride", "out_stride", "m", "n", "steps", "depth", "rows"]
+        numbers += ["units", "blocks", "m_chunks", "n_chunks"]
         pointers = ["x", "w", "init", "config", "out", *([] if form.linear else ["starts"])]
         params = dict.fromkeys(pointers, "ptr") | dict.fromkeys(numbers, "i64")
         self.tiles = _Tiles(form)
         name = f"amx_wide_{'one' if form.single else 'few'}_{TILES * form.whole}_{form.rest}"
         super().__init__(Function(name, params | epilogue.params(), optimize=False))
-        self.sums = self.f.alloca("i8", MOST_STAGES * MOST * QUAD_BYTES)
+        self.sums = self.f.alloca("i8", form.stages * MOST * QUAD_BYTES)
         self.pitch = self.f.const("i64", QUAD_BYTES)
 
     def kernel(self) -> Kernel:
@@ -223,7 +229,8 @@ class _Printer(TilePrinter):
         with f.loop(first, last, name="unit") as unit:
             mc, nc = f.udiv(unit.index, p["n_chunks"]), f.urem(unit.index, p["n_chunks"])
             begin, end = (
-                f.smin(f.mul(u, f.mul(p["rows"], p["stages"])), p["m"]) for u in self.chunk(mc, "units", "m_chunks")
+                f.smin(f.mul(u, f.mul(p["rows"], self.form.stages)), p["m"])
+                for u in self.chunk(mc, "units", "m_chunks")
             )
             if self.form.whole:
                 with f.loop(*self.chunk(nc, "blocks", "n_chunks"), name="block") as block:
@@ -243,25 +250,27 @@ class _Printer(TilePrinter):
         init = f.gep(p["init"], lanes, "i32")
         leaves = self.leaves(lanes, across)
         out = f.gep(p["out"], channel)
+        stages = self.form.stages if across == TILES else 1
         if self.form.single:
             for b in range(across):
                 self.tile("tileloadd64", self.tiles.weights[b], f.gep(w, f.mul(self.weight_bytes, b)), self.line)
-        # row tiles of a round, and quads of their sums
-        tiles = p["stages"] if across == TILES else f.const("i64", TILES // across)
-        height, quads = f.mul(p["rows"], tiles), f.mul(p["rows"], p["stages"] if across == TILES else 1)
+        height = f.mul(p["rows"], stages * TILES // across)
         following = f.gep(w, f.mul(f.mul(p["steps"], self.weight_bytes), across))
-        behind = f.gep(following, f.mul(f.mul(p["steps"], self.weight_bytes), TILES))
-        with f.loop(begin, end, height, [following], name="rows") as at:
+        with f.loop(begin, end, height, carried=[following] * bool(self.form.ahead), name="rows") as at:
             # the last rows overlap those before
             first = f.smin(at.index, f.sub(p["m"], height))
-            self.multiply(first, w, init, across)
-            with f.loop(0, quads, p["every"], at.values, nonempty=True, name="some") as some:
-                some.next = [self.ask_for(p["beside"], some.values[0], behind)]
-                last = f.smin(f.add(some.index, p["every"]), quads)
-                with f.loop(some.index, last, TOGETHER, nonempty=True, name="quad") as q:
-                    index = q.index if across == TILES else f.smin(q.index, f.sub(quads, TOGETHER))
-                    self.finish(index, f.add(first, index), out, leaves, across)
-            at.next = some.results
+            rows = self.row_tiles(first, stages * TILES // across)
+            self.multiply(rows, w, init, across)
+            with f.loop(0, f.mul(p["rows"], stages), TOGETHER, at.values, nonempty=True, name="quad") as q:
+                q.next = [self.ask_ahead(soon) for soon in q.values]
+                index = q.index if stages % TOGETHER == 0 else f.smin(q.index, f.sub(p["rows"], TOGETHER))
+                self.finish(index, f.add(first, index), out, leaves, across)
+            at.next = q.results
+
+    def ask_ahead(self, soon: Value) -> Value:
+        """Asks for the weights at `soon`; returns where the next ones are."""
+        self.ask(soon, self.form.ahead)
+        return self.f.gep(soon, 64 * self.form.ahead)
 
     def row_tiles(self, first: Value, count: int) -> list[Value]:
         """Where the tiles of rows from row `first` on start."""
@@ -286,35 +295,12 @@ class _Printer(TilePrinter):
                 found[i] = from_memory(f, whole, operand.type)
         return found
 
-    def multiply(self, first: Value, w: Value, init: Value, across: int) -> None:
-        """Leaves the sums of the rows from row `first` on in the buffer, quad by quad."""
-        f = self.f
-        if across < TILES:
-            self.stages(self.row_tiles(first, TILES // across), w, init, across, [], range(1))
-            return
-        rows = self.row_tiles(first, MOST_STAGES)
-        waiting = self.stages(rows, w, init, across, [], range(2), is_last=False)
-        more = f.icmp("ne", f.p["stages"], 2)
-        with f.if_(more):
-            self.stages(rows, w, init, across, list(waiting), range(2, MOST_STAGES))
-        with f.if_(f.icmp("eq", f.p["stages"], 2)):
-            while waiting:
-                self.store(waiting)
-
-    def stages(
-        self,
-        rows: list[Value],
-        w: Value,
-        init: Value,
-        across: int,
-        waiting: list[tuple[int, Value]],
-        numbers: range,
-        is_last: bool = True,
-    ) -> list[tuple[int, Value]]:
-        """Four tiles for each of `numbers`, behind those that wait to be stored; returns which wait afterwards."""
+    def multiply(self, rows: list[Value], w: Value, init: Value, across: int) -> None:
+        """Leaves the sums of tiles of `rows` in the buffer, quad by quad."""
         f, down = self.f, TILES // across
         stage_bytes = f.mul(f.p["rows"], QUAD_BYTES)
-        for stage in numbers:
+        waiting: list[tuple[int, Value]] = []
+        for stage in range(len(rows) // down):
             sums = f.gep(self.sums, f.mul(stage_bytes, stage))
             places = [f.gep(sums, t * 4 * LANES) for t in range(TILES)]
             mine = rows[stage * down : stage * down + down]
@@ -323,9 +309,8 @@ class _Printer(TilePrinter):
             else:
                 self.few_steps(mine, w, init, across, waiting)
                 waiting += enumerate(places)
-        while is_last and waiting:
+        while waiting:
             self.store(waiting)
-        return waiting
 
     def store(self, waiting: list[tuple[int, Value]]) -> None:
         """Stores the tile that has waited longest."""

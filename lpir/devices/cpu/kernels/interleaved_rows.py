@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,11 +23,12 @@ from lpir.devices.cpu.kernels.base import BuildContext, Step
 from lpir.devices.cpu.kernels.idepthwise import row_table
 from lpir.devices.cpu.kernels.pack import Array
 from lpir.ops.lowered import LoweredConvolution
+from lpir.record import record
 
 MOST_ROWS = 4  # bytes of a word
 
 
-@dataclass(frozen=True)
+@record
 class Interleaving:
     """The copy of an image `[N, *S, C]` for a convolution with the output `[N, *So, O]`."""
 

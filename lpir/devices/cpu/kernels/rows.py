@@ -75,22 +75,12 @@ def bind_operand(value: Value, out: Sequence[int], ctx: BuildContext) -> Bound:
     operand = operand_of(value, out)
     if operand.kind != "tensor":
         return Bound(ctx.ref(value))
-    if not operand.table:
-        return Bound(ctx.ref(value), Rows(row_bytes(value)))
-    return Bound(ctx.ref(value), Rows(table=ctx.constant(row_offsets(value, out).astype(np.int32))))
-
-
-def row_bytes(value: Value) -> int:
-    """Bytes of a vector along the last axis."""
-    return value.shape.to_static()[-1] * element_bytes(value.element_type)
-
-
-def row_offsets(value: Value, out: Sequence[int]) -> Array:
-    """Byte offset of the row of `value` beside each row of an output of shape `out` (int64)."""
-    size = element_bytes(value.element_type)
+    size = element_bytes(operand.type)
     shape = _padded(value.shape.to_static(), len(out))
+    if not operand.table:
+        return Bound(ctx.ref(value), Rows(shape[-1] * size))
     strides = [0 if n == 1 else s * size for n, s in zip(shape, dense_strides(shape), strict=True)]
-    return grid_offsets(out[:-1], strides[:-1])
+    return Bound(ctx.ref(value), Rows(table=ctx.constant(grid_offsets(out[:-1], strides[:-1]).astype(np.int32))))
 
 
 def epilogue_of(
@@ -115,10 +105,12 @@ def epilogue_of(
 
 
 def pad_kernel() -> Kernel:
-    """Copies rows of bytes between two paddings: `table[row]` is the source offset of a row, -1 for all padding."""
-    names = ("rows", "left", "middle", "right", "fill")
+    """Copies rows of bytes, `count` runs that are `pitch` apart, between two paddings: `table[row]` is where a
+    row starts in the source, -1 for all padding."""
+    names = ("rows", "left", "count", "run", "pitch", "right", "fill")
     f = Function("pad_rows", {"x": "ptr", "out": "ptr", "table": "ptr", **dict.fromkeys(names, "i64")}, optimize=False)
-    left, middle, right = f.p["left"], f.p["middle"], f.p["right"]
+    left, run, right = f.p["left"], f.p["run"], f.p["right"]
+    middle = f.mul(f.p["count"], run)
     width = f.add(f.add(left, middle), right)
     fill = f.convert("trunc", f.p["fill"], "i8")
     with f.loop(*f.my_range(f.p["rows"])) as row:
@@ -128,8 +120,10 @@ def pad_kernel() -> Kernel:
             f.memset(out, fill, width)
         with f.if_(f.icmp("sge", source, 0)):
             f.memset(out, fill, left)
-            f.memcpy(f.gep(out, left), f.gep(f.p["x"], source), middle)
-            f.memset(f.gep(out, f.add(left, middle)), fill, right)
+            x, inner = f.gep(f.p["x"], source), f.gep(out, left)
+            with f.loop(0, f.p["count"], name="part") as i:
+                f.memcpy(f.gep(inner, f.mul(i.index, run)), f.gep(x, f.mul(i.index, f.p["pitch"])), run)
+            f.memset(f.gep(inner, middle), fill, right)
     return f.kernel()
 
 
@@ -145,6 +139,7 @@ def pad_step(
     table[(slice(None), *inside)] = grid_offsets((batch, *spatial[:-1]), strides[:-2]).reshape(batch, *spatial[:-1])
     values: dict[str, int | float | F32 | Ref] = {
         **{"x": x, "out": out, "table": ctx.constant(table), "rows": table.size},
-        **{"left": begin[-1] * channels, "middle": spatial[-1] * channels, "right": end[-1] * channels, "fill": fill},
+        **{"left": begin[-1] * channels, "count": 1, "run": spatial[-1] * channels, "pitch": 0},
+        **{"right": end[-1] * channels, "fill": fill},
     }
     return Step.of(pad_kernel(), values)
