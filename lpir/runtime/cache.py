@@ -49,12 +49,14 @@ def model_digest(model: Model) -> bytes:
     order = model.nodes()
     index = {id(node): i for i, node in enumerate(order)}
     for node in order:
-        attributes = {k: v for k, v in node.op.attributes().items() if not isinstance(v, np.ndarray)}
-        arrays = [v for v in node.op.attributes().values() if isinstance(v, np.ndarray)]
+        given = node.op.attributes()
+        attributes = {k: v for k, v in given.items() if not isinstance(v, np.ndarray | Model)}
+        arrays = [v for v in given.values() if isinstance(v, np.ndarray)]
+        bodies = [model_digest(v) for v in given.values() if isinstance(v, Model)]
         inputs = [(index[id(v.node)], v.index) for v in node.inputs]
         names = [sorted(v.names) for v in node.outputs]
         types = [str(v.type) for v in node.outputs]
-        row = (node.op.type_name, attributes, inputs, node.name, names, types, node.rt_info)
+        row = (node.op.type_name, attributes, inputs, node.name, names, types, node.rt_info, bodies)
         digest.update(repr(row).encode())
         for array in arrays:
             digest.update(f"{array.dtype}{array.shape}".encode())

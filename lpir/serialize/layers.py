@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from lpir.errors import FileError
 from lpir.serialize.attrs import parse_int
-from lpir.serialize.names import split_names
+from lpir.serialize.names import BODY_TYPES, split_names
 from lpir.serialize.rt_info import read_attributes, read_tree
 from lpir.serialize.xml_parse import Element
 
@@ -34,6 +34,8 @@ class Layer(NamedTuple):
     outputs: list[Port]
     output_names: set[str]
     sources: list[tuple[int, int] | None]
+    # of an operation with a body, which is read later
+    element: Element | None
 
     def __str__(self) -> str:
         return f"layer {self.id} '{self.name}' ({self.type})"
@@ -55,6 +57,12 @@ def read_network(root: Element, file: str) -> Network:
     version = _integer(root, "version", f"{file}: <net>")
     if version not in VERSIONS:
         raise FileError(f"{file}: IR version {version} cannot be read; lpir reads 10 and 11")
+    layers = read_layers(root, file, version)
+    return Network(root.attributes.get("name", "model"), version, layers, _model_info(root, version))
+
+
+def read_layers(root: Element, file: str, version: int) -> dict[int, Layer]:
+    """The connected layers of a network or of a body. Raises FileError."""
     layers: dict[int, Layer] = {}
     for group in root.find_all("layers"):
         for element in group.find_all("layer"):
@@ -65,7 +73,7 @@ def read_network(root: Element, file: str) -> Network:
     if not layers:
         raise FileError(f"{file}: there are no layers")
     _connect(root, layers, file)
-    return Network(root.attributes.get("name", "model"), version, layers, _model_info(root, version))
+    return layers
 
 
 def _integer(element: Element, key: str, where: str, what: str = "") -> int:
@@ -97,6 +105,7 @@ def _read_layer(element: Element, file: str, version: int) -> Layer:
         outputs=_ports(element.find("output"), where),
         output_names=split_names(element.attributes.get("output_names", "")),
         sources=[None] * len(inputs),
+        element=element if element.attributes["type"].lower() in BODY_TYPES else None,
     )
 
 

@@ -16,8 +16,8 @@ XML_TYPES = {"Constant": "Const", "PRelu": "PReLU", "Relu": "ReLU", "Softmax": "
 # OpenVINO writes another version than the first opset that has the operation
 XML_VERSIONS = {"LogicalXor": "opset2"}
 
-# operations with a body of their own
-SUBGRAPH_TYPES = frozenset({"if", "loop", "tensoriterator"})
+# operations with a body of their own, as files spell them in lower case
+BODY_TYPES = frozenset({"loop", "tensoriterator"})
 
 LAST_FULL_OPSET = 16
 # opset17 is a table of few operations in OpenVINO 2026.4

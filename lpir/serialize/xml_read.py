@@ -15,9 +15,11 @@ from lpir.ir.model import Model
 from lpir.ir.op import REGISTRY, Op
 from lpir.ir.types import ElementType, f16, f32, i32, i64
 from lpir.ops.boundary import Constant, Parameter, Result
+from lpir.ops.loops import Iteration
 from lpir.serialize.attrs import OTHER_ELEMENT_TYPES, decode, parse_element_type, parse_int
-from lpir.serialize.layers import Layer, Network, read_network
-from lpir.serialize.names import SUBGRAPH_TYPES, find_type, opset_number, version_in
+from lpir.serialize.bodies import read_maps
+from lpir.serialize.layers import Layer, Network, read_layers, read_network
+from lpir.serialize.names import find_type, opset_number, version_in
 from lpir.serialize.versions import MISPLACED, Draft, upgrade
 from lpir.serialize.weights import Buffer, map_file, read_array
 from lpir.serialize.xml_parse import parse_xml
@@ -64,20 +66,33 @@ class _Reader:
         self.weights = weights
         self.bin_file = bin_file
         self.nodes: dict[int, Node] = {}
+        layers = network.layers.values()
+        self.ends = {kind: [x for x in layers if x.type.lower() == kind] for kind in ("parameter", "result", "assign")}
+        self.order = list(self.ordered([x for group in self.ends.values() for x in group]))
+        self.bodies = {x.id: self.body_of(x) for x in self.order if x.element is not None}
+
+    def body_of(self, layer: Layer) -> _Reader:
+        """The reader of the body of a layer."""
+        body = layer.element.find("body") if layer.element else None
+        if body is None:
+            raise FileError(f"{self.file}: {layer} has no body")
+        version = self.network.version
+        network = Network("body", version, read_layers(body, f"{self.file}: body of {layer}", version), {})
+        return _Reader(network, self.file, self.weights, self.bin_file)
 
     def model(self) -> Model:
-        layers = self.network.layers.values()
-        ends = {kind: [x for x in layers if x.type.lower() == kind] for kind in ("parameter", "result", "assign")}
-        order = list(self.ordered([*ends["parameter"], *ends["result"], *ends["assign"]]))
-        self.check_supported(order)
-        for layer in order:
-            self.nodes[layer.id] = self.build(layer)
-        parameters, results, sinks = ([self.nodes[x.id] for x in group] for group in ends.values())
-        model = Model(results, parameters, self.network.name, sinks)
+        self.check_supported()
+        model = self.built()
         model.rt_info = self.network.rt_info
         if self.network.version < 11:
             apply_version_10(model)
         return model
+
+    def built(self) -> Model:
+        for layer in self.order:
+            self.nodes[layer.id] = self.build(layer)
+        parameters, results, sinks = ([self.nodes[x.id] for x in group] for group in self.ends.values())
+        return Model(results, parameters, self.network.name, sinks)
 
     def ordered(self, roots: list[Layer]) -> Iterator[Layer]:
         """What the roots need, each layer after its inputs. Raises FileError on a cycle or a missing input."""
@@ -104,19 +119,25 @@ class _Reader:
                 raise FileError(f"{self.file}: nothing feeds input port {port.id} of {layer}")
         return [self.network.layers[s[0]] for s in layer.sources if s is not None]
 
-    def check_supported(self, order: list[Layer]) -> None:
-        """Raises UnsupportedError that lists all operations and element types that are missing."""
+    def missing(self) -> Iterator[tuple[str, str]]:
+        """Operations and element types that lpir lacks, and names of layers that have them."""
+        for layer in self.order:
+            if find_type(layer.type) is None:
+                yield f"{layer.type} {layer.version}", layer.name
+            elif layer.attributes.get("element_type") in OTHER_ELEMENT_TYPES:
+                yield f"{layer.type} of element type {layer.attributes['element_type']}", layer.name
+            elif layer.id in self.bodies:
+                if self.bodies[layer.id].ends["assign"]:
+                    yield f"{layer.type} with variables", layer.name
+                yield from self.bodies[layer.id].missing()
+
+    def check_supported(self) -> None:
+        """Raises UnsupportedError that lists everything that is missing."""
         missing: Counter[str] = Counter()
         first: dict[str, str] = {}
-        for layer in order:
-            what = None
-            if layer.type.lower() in SUBGRAPH_TYPES or find_type(layer.type) is None:
-                what = f"{layer.type} {layer.version}"
-            elif layer.attributes.get("element_type") in OTHER_ELEMENT_TYPES:
-                what = f"{layer.type} of element type {layer.attributes['element_type']}"
-            if what is not None:
-                missing[what] += 1
-                first.setdefault(what, layer.name)
+        for what, name in self.missing():
+            missing[what] += 1
+            first.setdefault(what, name)
         if missing:
             listed = ", ".join(f"{what} ({n}, first '{first[what]}')" for what, n in sorted(missing.items()))
             raise UnsupportedError(f"{self.file}: {len(missing)} operations are not supported: {listed}")
@@ -152,10 +173,21 @@ class _Reader:
             opset_number(layer.version)
             return Node(self.constant(layer), inputs, layer.name)
         opset = opset_number(layer.version)
+        if layer.id in self.bodies:
+            version_in(op, opset)
+            return Node(self.iteration(op, layer), inputs, layer.name)
         opset = MISPLACED.get((op.type_name, opset), opset)
         draft = Draft(op.type_name, version_in(op, opset), dict(layer.attributes), inputs, layer.name)
         upgrade(draft, opset_number(op.version))
         return Node(_make(op, draft.attributes), draft.inputs, layer.name)
+
+    def iteration(self, op: type[Op], layer: Layer) -> Op:
+        """A loop with its body."""
+        inner = self.bodies[layer.id]
+        parameters, results = ({x.id: i for i, x in enumerate(inner.ends[kind])} for kind in ("parameter", "result"))
+        body = inner.built()
+        assert issubclass(op, Iteration)
+        return op(body=body, **read_maps(layer, parameters, results))
 
     def value(self, layer: Layer, source: int, index: int) -> Value:
         outputs = self.nodes[source].outputs

@@ -15,7 +15,9 @@ from lpir.ir.graph import Node, Value
 from lpir.ir.model import Model
 from lpir.ir.op import REGISTRY
 from lpir.ops.boundary import Constant
+from lpir.ops.loops import Iteration
 from lpir.serialize.attrs import encode
+from lpir.serialize.bodies import map_lines
 from lpir.serialize.compress_fp16 import compress_to_fp16 as compressed
 from lpir.serialize.names import join_names, xml_type, xml_version
 from lpir.serialize.rt_info import attribute_lines, quoted, tree_lines
@@ -87,21 +89,31 @@ def to_bytes(model: Model, *, compress_to_fp16: bool = False) -> tuple[bytes, by
 
 
 def _write(model: Model, stream: BinaryIO) -> bytes:
-    order = _file_order(model)
-    _check_writable(order)
-    ids = {id(node): index for index, node in enumerate(order)}
-    weights = WeightWriter(stream)
-    lines = ['<?xml version="1.0"?>', f'<net name={quoted(model.name)} version="11">', "\t<layers>"]
-    for index, node in enumerate(order):
-        lines.extend(_layer_lines(node, index, weights))
-    lines += ["\t</layers>", "\t<edges>"]
-    lines.extend(_edge_lines(order, ids))
-    lines += ["\t</edges>", "\t<rt_info>" if model.rt_info else "\t<rt_info />"]
-    if model.rt_info:
-        lines.extend(tree_lines(model.rt_info, "\t\t"))
-        lines.append("\t</rt_info>")
+    lines = ['<?xml version="1.0"?>', f'<net name={quoted(model.name)} version="11">']
+    lines.extend(_network_lines(model, WeightWriter(stream)))
     lines.append("</net>\n")
     return "\n".join(lines).encode()
+
+
+def _network_lines(model: Model, weights: WeightWriter) -> Iterator[str]:
+    """What stands in `<net>`, or in the `<body>` of a loop."""
+    order = _file_order(model)
+    _check_writable(order)
+    ids = _numbered(order)
+    yield "\t<layers>"
+    for index, node in enumerate(order):
+        yield from _layer_lines(node, index, weights)
+    yield from ("\t</layers>", "\t<edges>")
+    yield from _edge_lines(order, ids)
+    yield from ("\t</edges>", "\t<rt_info>" if model.rt_info else "\t<rt_info />")
+    if model.rt_info:
+        yield from tree_lines(model.rt_info, "\t\t")
+        yield "\t</rt_info>"
+
+
+def _numbered(order: list[Node]) -> dict[int, int]:
+    """The ids that nodes have in a file."""
+    return {id(node): index for index, node in enumerate(order)}
 
 
 def _file_order(model: Model) -> list[Node]:
@@ -136,6 +148,8 @@ def _layer_lines(node: Node, index: int, weights: WeightWriter) -> Iterator[str]
     if attributes:
         yield f"\t\t\t<data {' '.join(f'{k}={quoted(v)}' for k, v in attributes.items())} />"
     yield from attribute_lines(node.rt_info, "\t\t\t")
+    if isinstance(node.op, Iteration):
+        yield from map_lines(node, _numbered(_file_order(node.op.body)), "\t\t\t")
     if node.inputs:
         yield "\t\t\t<input>"
         for port, value in enumerate(node.inputs):
@@ -148,6 +162,10 @@ def _layer_lines(node: Node, index: int, weights: WeightWriter) -> Iterator[str]
             names = join_names(_tensor_names(value))
             yield from _port_lines(value, port, f" names={quoted(names)}" if names else "", value.rt_info)
         yield "\t\t\t</output>"
+    if isinstance(node.op, Iteration):
+        yield "\t\t\t<body>"
+        yield from (f"\t\t\t{line}" for line in _network_lines(node.op.body, weights))
+        yield "\t\t\t</body>"
     yield "\t\t</layer>"
 
 

@@ -99,7 +99,7 @@ def test_what_is_missing_is_listed_at_once() -> None:
         f'<layer id="{i}" name="{name}" type="{kind}" version="{version}"><input>{PORT.format(0)}</input>'
         f"<output>{PORT.format(1)}</output></layer>"
         for i, name, kind, version in [
-            (1, "a/loop", "Loop", "opset5"),
+            (1, "a/if", "If", "opset8"),
             (2, "b/foo", "Foo", "extension"),
             (3, "c/foo", "Foo", "extension"),
         ]
@@ -112,7 +112,7 @@ def test_what_is_missing_is_listed_at_once() -> None:
     with pytest.raises(UnsupportedError) as caught:
         read_model(text)
     assert "Const of element type f8e4m3 (1, first 'w')" in str(caught.value)
-    assert "Foo extension (2, first 'b/foo'), Loop opset5 (1, first 'a/loop')" in str(caught.value)
+    assert "Foo extension (2, first 'b/foo'), If opset8 (1, first 'a/if')" in str(caught.value)
 
 
 def test_layers_that_nothing_needs_are_left_out() -> None:

@@ -13,6 +13,7 @@ from lpir.devices.cpu import pipeline
 from lpir.devices.cpu.explain import explain_plan
 from lpir.devices.cpu.isa import Isa, all_isas, by_name, host_isa
 from lpir.devices.cpu.kernels.base import Step
+from lpir.devices.cpu.loops import compile_bodies
 from lpir.devices.cpu.plan import NativeSegment, Plan, Planner
 from lpir.devices.cpu.run import CpuRunner, code_for, compile_steps
 from lpir.devices.cpu.split import SplitExecutable, split
@@ -34,7 +35,11 @@ KEPT_PLANS = 32
 
 def compile_model(model: Model, config: Mapping[str, Any]) -> Executable:
     """A model in the form that suits it: native, with a plan for each shape, or run by operations' references."""
-    options = Options(config)
+    return compile_with(model, Options(config))
+
+
+def compile_with(model: Model, options: Options) -> Executable:
+    """As `compile_model`; bodies of loops have the options of their model."""
     if pipeline.is_stateful(model):
         return Interpreter(model, "CPU", options.profile)
     prepared = pipeline.prepare(model, options.low_precision)
@@ -61,6 +66,7 @@ class Options:
 
 def compile_static(model: Model, prepared: Model, options: Options) -> Executable:
     """A model with static inputs: native as far as shapes do not depend on values."""
+    compile_bodies(prepared, lambda body: compile_with(body, options))
     if pipeline.is_static(prepared):
         return CpuExecutable(model, prepared, options)
     parts = split(prepared)

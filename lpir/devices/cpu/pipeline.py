@@ -14,6 +14,7 @@ from lpir.ops.boundary import Constant
 from lpir.passes.compress import compress_weights
 from lpir.passes.lowprec.lower import lower_model
 from lpir.passes.manager import transform
+from lpir.passes.unroll import unroll_loops
 
 # bytes of a constant that are not worth the trouble
 SMALL = 4096
@@ -29,12 +30,20 @@ def is_stateful(model: Model) -> bool:
     return any(n.op.type_name in ("ReadValue", "Assign") for n in model.nodes())
 
 
+def clean(model: Model) -> Model:
+    """The standard clean-up in place, with short loops unrolled."""
+    transform(model)
+    while unroll_loops(model):
+        transform(model)
+    return model
+
+
 def prepare(model: Model, low_precision: bool) -> Model:
     """A cleaned copy: constants and shape arithmetic folded, spelled-out operations composed.
 
     With `low_precision`, quantized weights become codes; without, FakeQuantize stays as it stands on weights too.
     """
-    copy = transform(model.clone())
+    copy = clean(model.clone())
     if low_precision:
         compress_weights(copy)
     return copy
@@ -44,7 +53,7 @@ def specialize(model: Model, shapes: Sequence[tuple[int, ...]]) -> Model:
     """A cleaned copy for these input shapes. Raises ModelError when they do not fit."""
     copy = model.clone()
     copy.reshape(dict(enumerate(shapes)))
-    return transform(copy)
+    return clean(copy)
 
 
 def hollow(model: Model) -> None:

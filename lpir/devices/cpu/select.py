@@ -17,6 +17,7 @@ from lpir.devices.cpu.kernels.base import Kernel
 from lpir.ir.graph import Node
 from lpir.ir.op import Op
 from lpir.ir.types import bf16, f16
+from lpir.ops.loops import Iteration
 from lpir.record import record
 from lpir.scalar.expr import Expr
 
@@ -64,6 +65,8 @@ def kernels_for(op: type[Op]) -> tuple[Kernel, ...]:
 def choose(node: Node, isa: Isa) -> Choice:
     """The first kernel that applies to `node` on `isa`."""
     refused: dict[str, str] = {}
+    if isinstance(node.op, Iteration):
+        return Choice(None, {"native": "Python counts the iterations"}, note="its body is compiled")
     why = _beyond(node, isa)
     if why is not None:
         return Choice(None, {"native": why})

@@ -265,10 +265,15 @@ def captured(operator: Operator) -> set[str]:
     names = {n for n in operator.inputs if n}
     for value in operator.attributes.values():
         if isinstance(value, Graph):
-            inside = {n for o in value.operators for n in captured(o)} | {o.name for o in value.outputs}
-            inside -= {n for o in value.operators for n in o.outputs} | set(value.initializers)
-            names |= inside - {i.name for i in value.inputs}
+            names |= outside(value)
     return names
+
+
+def outside(body: Graph) -> set[str]:
+    """Names of the tensors around a body that it reads."""
+    names = {n for o in body.operators for n in captured(o)} | {o.name for o in body.outputs}
+    names -= {n for o in body.operators for n in o.outputs} | set(body.initializers)
+    return names - {i.name for i in body.inputs}
 
 
 def ordered(graph: Graph, defined: set[str]) -> list[Operator]:

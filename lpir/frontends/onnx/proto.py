@@ -171,7 +171,8 @@ class _Reader:
             _text(proto.name),
             operators,
             initializers,
-            [self.info(v) for v in proto.input],
+            # bodies may leave the types of their inputs open
+            [self.info(v, strict=depth == 0 or v.HasField("type")) for v in proto.input],
             [self.info(v, strict=False) for v in proto.output],
             {v.name: v for v in infos},
         )

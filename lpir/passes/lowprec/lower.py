@@ -46,7 +46,9 @@ def lower_model(model: Model, low_precision: bool = True) -> Model:
             state.set_real(node.outputs[0], parameters[id(node)].outputs[0])
         elif node.op.type_name not in ("Result", "Constant") and not _is_known(state, node):
             RULES.get(node.op.type_name, copy_node)(state, node)
-        precision[node.name] = state.precision
+        # nodes of an unrolled loop share its name
+        if precision.get(node.name) != "INT8":
+            precision[node.name] = state.precision
         if state.refused:
             refused[node.name] = state.refused
     state.current = None

@@ -8,6 +8,7 @@ import numpy as np
 
 from lpir.errors import UnsupportedError
 from lpir.frontends.onnx.conversion import Call
+from lpir.frontends.onnx.operators.peepholes import lstm_with_peepholes
 from lpir.frontends.onnx.table import operator
 from lpir.ir.graph import Value
 from lpir.ir.types import i64
@@ -20,10 +21,8 @@ DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RN
 
 @operator("LSTM", "GRU", "RNN")
 def recurrent(c: Call) -> list[Value]:
-    """X, W, R, B, lengths, initial states: a sequence of OpenVINO's. Peepholes and coupled gates are not supported."""
+    """X, W, R, B, lengths, initial states, peepholes: a sequence of OpenVINO's; a loop where that lacks something."""
     kind = c.operator.type
-    if kind == "LSTM" and (c.maybe(7) is not None or c.integer("input_forget", 0)):
-        raise UnsupportedError("LSTM with peepholes or coupled gates is not supported")
     batch_first = bool(c.integer("layout", 0))
     x = c[0] if batch_first else c.make("Transpose", c[0], c.const([1, 0, 2]))
     size = c.integer("hidden_size") if c.has("hidden_size") else c[2].shape[2].length
@@ -38,16 +37,13 @@ def recurrent(c: Call) -> list[Value]:
         lengths = c.make("Broadcast", steps, batch, mode="numpy")
     linear = kind == "GRU" and bool(c.integer("linear_before_reset", 0))
     weights = [_ordered(c, c[1], kind), _ordered(c, c[2], kind), _bias(c, kind, x, directions, size, linear)]
-    more: dict[str, Any] = {"linear_before_reset": linear} if kind == "GRU" else {}
-    y, *last = c.make_all(
-        f"{kind}Sequence",
-        *(x, *states, lengths, *weights),
-        hidden_size=size,
-        activations=_activations(c, kind, directions),
-        clip=c.real("clip", 0.0),
-        direction=direction,
-        **more,
-    )
+    activations = _activations(c, kind, directions)
+    if kind == "LSTM" and (c.maybe(7) is not None or c.integer("input_forget", 0)):
+        y, *last = lstm_with_peepholes(c, x, states, lengths, weights, activations)
+    else:
+        more: dict[str, Any] = {"linear_before_reset": linear} if kind == "GRU" else {}
+        more |= {"hidden_size": size, "activations": activations, "clip": c.real("clip", 0.0), "direction": direction}
+        y, *last = c.make_all(f"{kind}Sequence", *(x, *states, lengths, *weights), **more)
     y = c.make("Transpose", y, c.const([0, 2, 1, 3] if batch_first else [2, 1, 0, 3]))
     return [y, *(s if batch_first else c.make("Transpose", s, c.const([1, 0, 2])) for s in last)]
 
