@@ -58,7 +58,8 @@ class DepthwiseInt8(Kernel):
         w = weights_of(node)
         kernel, channels = w.shape[:-2], w.shape[-1]
         taps = w.reshape(math.prod(kernel[:-1]), kernel[-1], channels)
-        shape = Shape(taps.shape[0], taps.shape[1], op.strides[-1], op.dilations[-1], words=not isa.exact)
+        pad = op.pads_begin[-1]
+        shape = Shape.of(*taps.shape[:2], op.strides[-1], op.dilations[-1], not isa.exact, pad)
         operands = node.inputs[2:]
         kinds = [operand_of(v, out) for v in operands]
         known = {i: a for i, v in enumerate(operands, 1) if (a := _lanes_of(v, kinds[i - 1])) is not None}
@@ -67,11 +68,13 @@ class DepthwiseInt8(Kernel):
         row = x[-2] * channels if (table < 0).any() else 0
         zero_points = np.broadcast_to(np.asarray(op.x_zero_point, np.int64), (channels,))
         init = (isa.shift - zero_points) * taps.sum(axis=(0, 1), dtype=np.int64)
+        unseen = [(taps * shape.unseen(i)[..., None]).sum(axis=(0, 1), dtype=np.int64) for i in range(shape.carried)]
+        waiting = init - (isa.shift - zero_points) * np.reshape(unseen, (shape.carried, channels))
         by_blocks = math.prod(x[:-2]) <= (FEW_ROWS_ALONE if ctx.threads == 1 else FEW_ROWS)
         values: dict[str, int | float | F32 | Ref] = {
             **{"x": ctx.ref(node.inputs[0]), "out": ctx.ref(node.outputs[0]), "table": ctx.constant(table)},
             **{"channels": channels, "rows": len(table), "columns": out[-2]},
-            **{"in_columns": x[-2], "pad": op.pads_begin[-1], "by_blocks": int(by_blocks)},
+            **{"in_columns": x[-2], "pad": pad, "by_blocks": int(by_blocks)},
         }
         steps = []
         for blocks in self._blocks(choose_blocks(isa, channels, len(table)), op.x_zero_point):
@@ -79,6 +82,7 @@ class DepthwiseInt8(Kernel):
             own: dict[str, int | float | F32 | Ref] = {
                 "w": ctx.constant(pack_depthwise(shape, taps, blocks)),
                 "init": ctx.constant(blocks.spread(init).astype(np.int32)),
+                "waiting": ctx.constant(blocks.spread(waiting).astype(np.int32)),
                 "zeros": ctx.constant(_padding(zero_points, blocks, row)),
                 **{"first": blocks.first, "last": blocks.last, "blocks": blocks.count},
             }

@@ -36,7 +36,8 @@ class Strip:
 class Shape:
     """What is compiled in: `rows` taps outside the last axis, `width` taps along it with `stride` and `dilation`.
 
-    `words`: bytes are multiplied as 16-bit words.
+    `words`: bytes are multiplied as 16-bit words. `pad`: columns of padding under the first output which are left out,
+    of those before its last `stride` ones.
     """
 
     rows: int
@@ -44,6 +45,12 @@ class Shape:
     stride: int
     dilation: int
     words: bool
+    pad: int = 0
+
+    @staticmethod
+    def of(rows: int, width: int, stride: int, dilation: int, words: bool, pad: int) -> Shape:
+        """The shape for an axis that begins with `pad` columns of padding."""
+        return Shape(rows, width, stride, dilation, words, min(pad, max(width - stride, 0)) if dilation == 1 else 0)
 
     @property
     def size(self) -> int:
@@ -77,6 +84,23 @@ class Shape:
             found.append(Strip(later, first, end))
             end = first
         return found
+
+    @property
+    def early_strips(self) -> list[int]:
+        """How many outputs before the first a strip lies that later ones take, and that is not all padding."""
+        latest = max((strip.later for strip in self.strips), default=0)
+        return [i for i in range(1, latest + 1) if self.width - i * self.stride > self.pad]
+
+    def unseen(self, output: int) -> Array:
+        """Taps of output `output` among the columns of padding that are left out: bool [rows, width]."""
+        taps = np.zeros((self.rows, self.width), bool)
+        taps[:, : max(self.pad - output * self.stride, 0)] = True
+        if self.has_strips:
+            taps[-1] = False
+            for strip in self.strips:
+                before = strip.later - output
+                taps[-1, strip.first : strip.end] = before > 0 and before not in self.early_strips
+        return taps
 
     @property
     def products(self) -> int:
@@ -119,8 +143,9 @@ class Blocks:
         return [replace(self, first=start, count=1) for start in starts]
 
     def spread(self, values: Array) -> Array:
-        """A value a channel, in the order of lanes: [count, 4, lanes]."""
-        return np.pad(values, (0, max(0, self.width - self.channels)))[self.index]
+        """A value a channel, [..., C], in the order of lanes: [count, ..., 4, lanes]."""
+        room = [(0, 0)] * (values.ndim - 1) + [(0, max(0, self.width - self.channels))]
+        return np.moveaxis(np.pad(values, room)[..., self.index], -3, 0)
 
 
 def choose_blocks(isa: Isa, channels: int, rows: int) -> list[Blocks]:

@@ -12,7 +12,8 @@ and one dot product of 4 adds a whole column of taps; `depthwise_weights.py` say
 serves every output it lies under: with stride 1 and a kernel 3 wide, it is loaded once and added to three sums, two of
 which wait for the next columns. Interleaving leaves channels in the order of `lane_order`, in which per-channel
 constants are stored when the model is compiled; packing four vectors of results to bytes undoes it. Rows and columns
-outside the input are read from a row of zero points: no border cases and no padded copy.
+outside the input are read from a row of zero points: no border cases and no padded copy. What columns of padding at
+the start of a row add to the outputs that wait is known beforehand.
 
 Units are the blocks of each output row; `by_blocks`: all rows of a block come before the next block, so that a line of
 the input, which `R` output rows read, comes from the second cache once.
@@ -70,11 +71,11 @@ class _Printer:
         self.raw_type = vector_of("i8", self.bytes)
         numbers = ("channels", "first", "last", "blocks", "rows", "columns", "in_columns", "pad", "by_blocks")
         params = {
-            **dict.fromkeys(("x", "table", "zeros", "w", "init", "out"), "ptr"),
+            **dict.fromkeys(("x", "table", "zeros", "w", "init", "waiting", "out"), "ptr"),
             **dict.fromkeys(numbers, "i64"),
             **epilogue.params(),
         }
-        name = f"idepthwise_{isa.name}_{shape.rows}x{shape.width}s{shape.stride}f{fold}"
+        name = f"idepthwise_{isa.name}_{shape.rows}x{shape.width}s{shape.stride}p{shape.pad}f{fold}"
         # weights and vectors from the stack take most of the loads that there can be
         self.f = Function(name, params, optimize=False, aligned=True, lean=isa.lean)
 
@@ -115,11 +116,11 @@ class _Printer:
             found.append(f.select(f.icmp("sge", offset, 0), f.gep(f.gep(p["x"], offset), self.n), p["zeros"]))
         return found
 
-    def _ordered(self, element: str, base: Value) -> list[Value]:
-        """The four vectors of this block of an array that `Blocks.spread` put in order."""
+    def _ordered(self, element: str, base: Value, rows: int = 1) -> list[Value]:
+        """The four vectors of this block of each row of an array that `Blocks.spread` put in order."""
         f, type = self.f, vector_of(element, self.lanes)
-        at = f.gep(base, f.mul(self.block, 4 * size_of(type)))
-        return [f.load(type, f.gep(at, v * size_of(type)), align=size_of(type)) for v in range(4)]
+        at = f.gep(base, f.mul(self.block, 4 * rows * size_of(type)))
+        return [f.load(type, f.gep(at, v * size_of(type)), align=size_of(type)) for v in range(4 * rows)]
 
     def _vectors(self) -> list[dict[int, Value]]:
         """Per-channel leaves of the four vectors."""
@@ -140,32 +141,37 @@ class _Printer:
         return leaves
 
     def _row(self) -> None:
-        """All output columns of the folded rows of one block."""
-        f, s = self.f, self.shape
-        outs = [f.mul(row, f.p["columns"]) for row in self.rows]
-        width = f.mul(f.p["channels"], element_bytes(self.epilogue.type))
-        places = [f.gep(row_pointer(f, f.p["out"], width, out), self.n, self._out_type()) for out in outs]
-        waiting = [list(self.init) for _ in range(s.carried)]
-        first = f.mul(f.sub(0, f.p["pad"]), f.p["channels"])
+        """All output columns of the folded rows of one block.
+
+        Outputs that wait start with what they have seen of padding, whose columns are left out.
+        """
+        f, s, p = self.f, self.shape, self.f.p
+        outs = [f.mul(row, p["columns"]) for row in self.rows]
+        width = f.mul(p["channels"], element_bytes(self.epilogue.type))
+        places = [f.gep(row_pointer(f, p["out"], width, out), self.n, self._out_type()) for out in outs]
+        found = self._ordered("i32", p["waiting"], s.carried) if s.pad else self.init * s.carried
+        waiting = [found[4 * i : 4 * i + 4] for i in range(s.carried)]
+        first = f.mul(f.sub(0, p["pad"]), p["channels"])
         start = _Window(f.const("i64", 0), first)
         if s.dilation == 1:
-            for c in range(max(0, s.width - s.stride)):
+            for c in range(s.pad, max(0, s.width - s.stride)):
                 self._add(waiting, self._column(start, self._ahead(c)), c)
-        for before in range(1, 1 + max((strip.later for strip in s.strips), default=0)):
-            left = f.add(first, f.mul(f.p["channels"], -before * s.stride))
+        for before in s.early_strips:
+            left = f.add(first, f.mul(p["channels"], -before * s.stride))
             self._add_strips(waiting, _Window(f.const("i64", -before * s.stride), left), before, self._strip_columns())
         flat = [v for sums in waiting for v in sums]
         fresh = range(max(0, s.width - s.stride), s.width) if s.dilation == 1 else range(s.width)
         columns, strip = [self._ahead(k * s.dilation) for k in fresh], self._strip_columns()
-        step = f.mul(f.p["channels"], s.stride)
-        with f.loop(0, f.p["columns"], carried=flat, nonempty=True, name="column") as x:
+        step = f.mul(p["channels"], s.stride)
+        with f.loop(0, p["columns"], carried=flat, nonempty=True, name="column") as x:
             sums = [x.values[4 * i : 4 * i + 4] for i in range(s.carried)] + [list(self.init)]
             window = _Window(f.mul(x.index, s.stride), f.moving(x, first, step))
             for k, column in zip(fresh, columns, strict=True):
                 self._add(sums, self._column(window, column), k)
             self._add_strips(sums, window, 0, strip)
             to = f.moving(x, f.const("i64", 0), width)
-            self._store(sums[0], [f.add(out, x.index) for out in outs], [f.gep(place, to) for place in places])
+            pixels = [f.add(out, x.index) for out in outs] if self.epilogue.tensor_bytes else []
+            self._store(sums[0], pixels, [f.gep(place, to) for place in places])
             x.next = [v for later in sums[1:] for v in later]
 
     def _out_type(self) -> str:
@@ -249,7 +255,7 @@ class _Printer:
     def _tensors(self, pixels: list[Value]) -> list[dict[int, Value]]:
         """Tensor leaves of one pixel of each folded row for the four vectors."""
         f, e = self.f, self.epilogue
-        found = [e.tensors(f, e.row(f, m), self.n, self.width) for m in pixels]
+        found = [e.tensors(f, e.row(f, m), self.n, self.width) for m in pixels] or [{}]
         leaves: list[dict[int, Value]] = [{} for _ in range(4)]
         for i in found[0]:
             whole = concat(f, [tensors[i] for tensors in found])
