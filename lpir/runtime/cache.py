@@ -22,6 +22,7 @@ import numpy as np
 from lpir.errors import FileError, LpirError, UnsupportedError
 from lpir.ir.model import Model
 from lpir.runtime.device import Device, Executable
+from lpir.runtime.ports import ends_of
 
 
 def file_digest(path: Path) -> bytes | None:
@@ -109,7 +110,7 @@ def write_file(path: Path, data: bytes) -> None:
 def compile_or_load(
     device: Device, source: Model | Path, read: Callable[[Path], Model], config: Mapping[str, Any]
 ) -> tuple[Executable, Model, Model]:
-    """An executable, its model, and the model that the user holds; `config` is checked and complete.
+    """An executable, the ends of its model, and the model that the user holds; `config` is checked and complete.
 
     A file whose compiled form lies in the cache is not read.
     """
@@ -123,10 +124,9 @@ def compile_or_load(
         found = entry.load()
         if found is not None:
             executable, stub = found
-            return executable, *((source.clone(), source) if isinstance(source, Model) else (stub, stub))
+            return executable, *((ends_of(source), source) if isinstance(source, Model) else (stub, stub))
     model = source if isinstance(source, Model) else read(source)
-    copy = model.clone()
-    executable = device.compile(copy, config)
+    executable = device.compile(model, config)
     if entry is not None:
         entry.store(executable)
-    return executable, copy, model
+    return executable, ends_of(model), model

@@ -108,7 +108,10 @@ class Device(ABC):
 
     @abstractmethod
     def compile(self, model: Model, config: Mapping[str, Any]) -> Executable:
-        """Prepares `model`, which the device may keep and must not change. `config` has a value for each property."""
+        """Prepares `model`, which is the user's: the device neither changes nor keeps it, only the data of constants.
+
+        `config` has a value for each property.
+        """
 
     def export(self, model: Model, config: Mapping[str, Any], prefix: str, soname: str) -> Exported:
         """The library of a model, whose functions start with `prefix`. What it is made for may be another machine.

@@ -9,7 +9,7 @@ import numpy as np
 
 from lpir.errors import InputError
 from lpir.ir.graph import Node, Value
-from lpir.ir.model import Model, names_of
+from lpir.ir.model import Model, copy_node, names_of
 from lpir.ir.op import Arg, Array, Op, TensorType
 from lpir.ir.shape import PartialShape
 from lpir.ir.types import ElementType
@@ -202,12 +202,12 @@ class PortFacts:
     node: str
     names: frozenset[str]
     type: ElementType
-    shape: tuple[int, ...]
+    shape: PartialShape | tuple[int, ...]
 
 
 @record
 class Boundary(Op):
-    """Stands where an input or output of such a model is."""
+    """Stands where something is of which only the type is known."""
 
     type_name: ClassVar[str] = "Boundary"
     arity: ClassVar[tuple[int, int | None]] = (0, 0)
@@ -221,6 +221,18 @@ class Boundary(Op):
 def model_of_ports(name: str, inputs: Sequence[PortFacts], outputs: Sequence[PortFacts]) -> Model:
     """A model of nothing but inputs and outputs: it can be asked, and not run."""
     return Model(map(_boundary, outputs), map(_boundary, inputs), name)
+
+
+def ends_of(model: Model) -> Model:
+    """The inputs and outputs of a model with their names, and nothing between them: it can be asked, and not run."""
+    results = []
+    for node in model.results:
+        source = node.inputs[0]
+        stand_in = _boundary(PortFacts(source.node.name, frozenset(source.names), source.element_type, source.shape))
+        results.append(copy_node(node, stand_in.outputs, keep_types=True))
+    ends = Model(results, [copy_node(node, (), keep_types=True) for node in model.parameters], model.name)
+    ends.rt_info = dict(model.rt_info)
+    return ends
 
 
 def _boundary(facts: PortFacts) -> Node:

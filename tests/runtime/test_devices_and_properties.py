@@ -26,7 +26,7 @@ class Mine(Device):
         return Capabilities("MINE", "a plug-in")
 
     def compile(self, model: Model, config: Mapping[str, Any]) -> Executable:
-        return Interpreter(model, self.name)
+        return Interpreter(model.clone(), self.name)
 
 
 def test_unknown_device() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import lpir.ops  # noqa: F401  (registers the operations)
 from lpir.devices.cpu import pipeline
-from lpir.devices.cpu.explain import explain_plan
+from lpir.devices.cpu.explain import explain_plan, operations_of
 from lpir.devices.cpu.isa import Isa, all_isas, by_name, host_isa
 from lpir.devices.cpu.kernels.base import Step
 from lpir.devices.cpu.loops import compile_bodies
@@ -25,6 +25,7 @@ from lpir.ir.op import Array
 from lpir.runtime.device import Executable, Runner
 from lpir.runtime.explain import Explanation
 from lpir.runtime.interpreter import Interpreter
+from lpir.runtime.ports import ends_of
 
 if TYPE_CHECKING:
     from lpir.devices.cpu.tune import Tuning
@@ -41,11 +42,19 @@ def compile_model(model: Model, config: Mapping[str, Any]) -> Executable:
 def compile_with(model: Model, options: Options) -> Executable:
     """As `compile_model`; bodies of loops have the options of their model."""
     if pipeline.is_stateful(model):
-        return Interpreter(model, "CPU", options.profile)
-    prepared = pipeline.prepare(model, options.low_precision)
+        return Interpreter(model.clone(), "CPU", options.profile)
+    public, prepared = Public(model), pipeline.prepare(model, options.low_precision)
     if all(v.shape.is_static for v in prepared.inputs):
-        return compile_static(model, prepared, options)
-    return DynamicExecutable(model, prepared, options)
+        return compile_static(public, prepared, options)
+    return DynamicExecutable(public, prepared, options)
+
+
+class Public:
+    """What is kept of the model that the user gave."""
+
+    def __init__(self, model: Model) -> None:
+        self.ends = ends_of(model)
+        self.operations = operations_of(model)
 
 
 class Options:
@@ -64,23 +73,24 @@ class Options:
         self.folder = Path(config["CACHE_DIR"]) if config.get("CACHE_DIR") else None
 
 
-def compile_static(model: Model, prepared: Model, options: Options) -> Executable:
+def compile_static(public: Public, prepared: Model, options: Options) -> Executable:
     """A model with static inputs: native as far as shapes do not depend on values."""
     compile_bodies(prepared, lambda body: compile_with(body, options))
     if pipeline.is_static(prepared):
-        return CpuExecutable(model, prepared, options)
+        return CpuExecutable(public, prepared, options)
     parts = split(prepared)
     if parts is None:
         return Interpreter(prepared, "CPU", options.profile)
     head, tail = parts
-    return SplitExecutable(CpuExecutable(model, head, options), Interpreter(tail, "CPU", options.profile))
+    native = CpuExecutable(public, head, options)
+    return SplitExecutable(native, Interpreter(tail, "CPU", options.profile), prepared)
 
 
 class CpuExecutable(Executable):
-    """A static model: one plan, shared by all requests. `model` is what the user gave, `prepared` its cleaned form."""
+    """A static model: one plan, shared by all requests. `prepared` is its cleaned form."""
 
-    def __init__(self, model: Model, prepared: Model, options: Options) -> None:
-        self.model, self.prepared, self.options = model, prepared, options
+    def __init__(self, public: Public, prepared: Model, options: Options) -> None:
+        self.public, self.prepared, self.options = public, prepared, options
         self.lowered = pipeline.lower_for(prepared, options.low_precision, options.isa)
         self.threads = threads_for(self.lowered, options.threads)
         self._code = code_for(options.isa)
@@ -106,7 +116,7 @@ class CpuExecutable(Executable):
         return CpuRunner(self.plan, self.addresses, self.options.isa, self.threads, stream)
 
     def explain(self) -> Explanation:
-        return explain_plan(self.model, self.lowered, self.plan, self.options.isa)
+        return explain_plan(self.public.operations, self.lowered, self.plan, self.options.isa)
 
     def runtime_model(self) -> Model:
         # made again: the one at hand has no weights any more
@@ -116,12 +126,12 @@ class CpuExecutable(Executable):
         from lpir.devices.cpu.aot.build import build
 
         isa = self.options.isa
-        return build(self.model, self.plan, isa, self.threads, self._code, self.explain(), prefix, soname)
+        return build(self.public.ends, self.plan, isa, self.threads, self._code, self.explain(), prefix, soname)
 
     def header(self, prefix: str) -> str:
         from lpir.devices.cpu.aot.build import header
 
-        return header(self.model, self.options.isa, prefix)
+        return header(self.public.ends, self.options.isa, prefix)
 
     def properties(self) -> dict[str, Any]:
         return facts(self.options) | {"PLANS": 1, "COMPILED_KERNELS": self.compiled_kernels}
@@ -137,8 +147,8 @@ def _tuning(options: Options, threads: int) -> Tuning:
 class DynamicExecutable(Executable):
     """A model whose input shapes are known at inference: a plan for each tuple of shapes, the last used ones kept."""
 
-    def __init__(self, model: Model, prepared: Model, options: Options) -> None:
-        self.model, self.prepared, self.options = model, prepared, options
+    def __init__(self, public: Public, prepared: Model, options: Options) -> None:
+        self.public, self.prepared, self.options = public, prepared, options
         self._plans: OrderedDict[tuple[tuple[int, ...], ...], Executable] = OrderedDict()
         # of all plans that were made, also those that are not kept
         self._made = Counter({"PLANS": 0, "COMPILED_KERNELS": 0})
@@ -154,7 +164,7 @@ class DynamicExecutable(Executable):
             return found
 
     def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> Executable:
-        made = compile_static(self.model, pipeline.specialize(self.prepared, shapes), self.options)
+        made = compile_static(self.public, pipeline.specialize(self.prepared, shapes), self.options)
         self._made.update(PLANS=1, COMPILED_KERNELS=made.properties().get("COMPILED_KERNELS", 0))
         return made
 
@@ -162,8 +172,11 @@ class DynamicExecutable(Executable):
         return DynamicRunner(self)
 
     def export_model(self, prefix: str = "lpir_model", soname: str = "") -> bytes:
-        names = ", ".join(f"'{v.name}' {v.shape}" for v in self.model.inputs if not v.shape.is_static)
+        names = ", ".join(f"'{v.name}' {v.shape}" for v in self.public.ends.inputs if not v.shape.is_static)
         raise UnsupportedError(f"a model with dynamic shapes cannot be a library: {names}; Model.reshape() fixes them")
+
+    def runtime_model(self) -> Model:
+        return self.prepared.clone()
 
     def explain(self) -> Explanation:
         with self._lock:

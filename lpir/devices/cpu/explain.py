@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.plan import Plan
-from lpir.ir.graph import Node
 from lpir.ir.model import Model
+from lpir.record import record
 from lpir.runtime.explain import Explanation, Row
 
 
-def explain_plan(model: Model, lowered: Model, plan: Plan, isa: Isa) -> Explanation:
-    """A row for each operation of the public `model`, from its lowered form and the kernels of the plan."""
+@record
+class Operation:
+    """What there is to say of a public operation once its model is gone: `precision` is that of its first output."""
+
+    name: str
+    type: str
+    precision: str
+
+
+def operations_of(model: Model) -> tuple[Operation, ...]:
+    """The operations of a public model that compute, in order."""
     nodes = [n for n in model.nodes() if n.op.type_name not in ("Parameter", "Result", "Constant")]
-    own, guests = _kernels(plan, {n.name: n.op.type_name for n in nodes})
+    return tuple(
+        [Operation(n.name, n.op.type_name, n.outputs[0].element_type.precision if n.outputs else "-") for n in nodes]
+    )
+
+
+def explain_plan(operations: Sequence[Operation], lowered: Model, plan: Plan, isa: Isa) -> Explanation:
+    """A row for each operation of a public model, from its lowered form and the kernels of the plan."""
+    own, guests = _kernels(plan, {n.name: n.type for n in operations})
     precision = lowered.rt_info.get("precision", {})
     refused = lowered.rt_info.get("refused", {})
     rows = []
-    for node in nodes:
+    for node in operations:
         kernels, guest = own.get(node.name), guests.get(node.name)
         runs = kernels is not None or guest is not None
         host, where = guest if guest and not kernels else ("", "")
         rows.append(
             Row(
                 name=node.name,
-                type=node.op.type_name,
-                precision=_precision(node, precision.get(node.name, "")) if runs else "-",
+                type=node.type,
+                # INT8 if the lowering says so, else the type that the operation computes in
+                precision=("INT8" if precision.get(node.name) == "INT8" else node.precision) if runs else "-",
                 kernel=", ".join(kernels) if kernels else where or "folded",
                 reasons=tuple(refused.get(node.name, ())),
                 part_of=host,
             )
         )
     return Explanation(f"CPU ({isa.name})", tuple(rows))
-
-
-def _precision(node: Node, lowered: str) -> str:
-    """INT8 if the lowering says so, else the type that the operation computes in."""
-    if lowered == "INT8" or not node.outputs:
-        return lowered or "-"
-    return node.outputs[0].element_type.precision
 
 
 def _kernels(plan: Plan, types: dict[str, str]) -> tuple[dict[str, list[str]], dict[str, tuple[str, str]]]:

@@ -89,10 +89,10 @@ def _tail(model: Model, head: set[int], cut: Sequence[Value]) -> Model:
 
 
 class SplitExecutable(Executable):
-    """A native head and an interpreted tail."""
+    """A native head and an interpreted tail of the model `whole`."""
 
-    def __init__(self, head: Executable, tail: Interpreter) -> None:
-        self.head, self.tail = head, tail
+    def __init__(self, head: Executable, tail: Interpreter, whole: Model) -> None:
+        self.head, self.tail, self.whole = head, tail, whole
 
     def create_runner(self) -> Runner:
         return SplitRunner(self.head.create_runner(), self.tail.create_runner())
@@ -103,6 +103,9 @@ class SplitExecutable(Executable):
         rest = {row.name: row for row in second.rows if row.name not in known}
         rows: list[Row] = [rest.pop(row.name, row) for row in first.rows]
         return Explanation(first.device, (*rows, *rest.values()))
+
+    def runtime_model(self) -> Model:
+        return self.whole
 
     def properties(self) -> dict[str, Any]:
         return self.head.properties()

@@ -20,4 +20,4 @@ class ReferenceDevice(Device):
         return Capabilities("REFERENCE", "NumPy reference")
 
     def compile(self, model: Model, config: Mapping[str, Any]) -> Executable:
-        return Interpreter(model, self.name, bool(config.get("PERF_COUNT", False)))
+        return Interpreter(model.clone(), self.name, bool(config.get("PERF_COUNT", False)))
