@@ -23,7 +23,7 @@ from lpir.ir.op import Array
 from lpir.ops.boundary import constant_data
 from lpir.record import record
 from lpir.runtime.evaluate import Variables, evaluate_node
-from lpir.runtime.memory import SLACK, Block, aligned, allocate, place
+from lpir.runtime.memory import SLACK, Block, aligned, allocate, place, place_by_lanes
 
 if TYPE_CHECKING:
     from lpir.devices.cpu.tune import Tuning
@@ -179,7 +179,8 @@ class Planner:
             self._node(node)
         if self.stamps:
             self.blocks[self.stamps.buffer] = [STAMP_BYTES * self.stamps.count, 0, len(self.order)]
-        placement = place([Block(*b) for b in self.blocks])
+        blocks = [Block(*b) for b in self.blocks]
+        placement = place(blocks) if self.threads == 1 else place_by_lanes(blocks)
         constants = [self._constant_slot(r.inputs[0]) for r in self.model.results]
         slot = self._slotter(placement.offsets)
         return Plan(
