@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lpir.devices.cpu.grouping import group_channels
+from lpir.devices.cpu.images import join_images
 from lpir.devices.cpu.isa import Isa
 from lpir.errors import ModelError
 from lpir.ir.model import Model
@@ -75,4 +76,5 @@ def lower_for(model: Model, low_precision: bool, isa: Isa) -> Model:
     """The lowered form as the kernels of `isa` like it best; to the same bits as `lower`."""
     lowered = lower(model, low_precision)
     group_channels(lowered, isa)
+    join_images(lowered, isa)
     return lowered

@@ -11,6 +11,7 @@ from lpir.ops.boundary import Constant
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul
 from lpir.ops.lowered_attention import LoweredAttention
 from lpir.ops.lowered_compressed import CompressedMatMul
+from lpir.ops.lowered_image import ImageConvolution
 from lpir.ops.lowered_recurrent import Recurrence
 from lpir.record import record
 
@@ -59,7 +60,9 @@ def work_of(node: Node) -> Work:
         case LoweredAttention():
             q, k, v = (node.op.heads_first(i, x.shape.to_static()) for i, x in enumerate(node.inputs[:3]))
             int8, float32 = math.prod(q) * k[2], math.prod(q[:3]) * math.prod(v[2:])
-    if node.inputs and not node.inputs[0].element_type.is_integer:
+        case ImageConvolution():
+            int8 = _size(node.outputs[0]) * math.prod(node.inputs[1].shape.to_static()[:-1])
+    if node.inputs and not node.inputs[0].element_type.is_integer and not isinstance(node.op, ImageConvolution):
         int8, float32 = 0, int8 + float32
     return Work(int8, float32, constants, tensors, depthwise)
 

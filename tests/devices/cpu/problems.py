@@ -34,6 +34,7 @@ from lpir.ops.lowered import (
 from lpir.ops.lowered_attention import LoweredAttention
 from lpir.ops.lowered_compressed import CompressedMatMul
 from lpir.ops.lowered_detection import PaddedSuppression
+from lpir.ops.lowered_image import ImageConvolution
 from lpir.ops.lowered_recurrent import Recurrence
 from lpir.ops.recurrent_cells import GATES
 from lpir.ops.sorting import NonMaxSuppression, TopK
@@ -101,6 +102,7 @@ def all_problems() -> tuple[Problem, ...]:
     """Every problem."""
     makers = (
         _convolutions,
+        _images,
         _depthwise,
         _products,
         _products_of_codes,
@@ -185,6 +187,21 @@ def _convolutions() -> Iterator[Problem]:
     residual = cast(rint_i32(clamp(cast(ACC, f32) * 0.01 + cast(cast(input_(1, u8), i32) - 7, f32), 0.0, 255.0)), u8)
     inputs = (_codes(1, 7, 6, 24), _weights(1, 1, 24, 40), _codes(1, 7, 6, 40))
     yield Problem("convolution ic24oc40kh1, residual", convolution(residual), inputs, (1,))
+
+
+def _images() -> Iterator[Problem]:
+    for zero_point in (0, 128, 255):
+        op = _image_convolution(zero_point)
+        inputs = (_normal(2, 3, 20, 32), _weights(3, 3, 3, 32), *_channels(32))
+        yield Problem(f"image ic3oc32kh3sh2ph1, zero point {zero_point}", op, inputs, (1, 2, 3))
+    for extreme, (code, fill) in EXTREMES.items():
+        inputs = (np.full((1, 3, 32, 32), code, np.float32), _weights(3, 3, 3, 32, fill=fill), *_channels(32))
+        yield Problem(f"image {extreme}", _image_convolution(0, 1.0), inputs, (1, 2, 3))
+
+
+def _image_convolution(zero_point: int, scale: float = 50.0) -> ImageConvolution:
+    code = cast(rint_i32(clamp(FLOAT * scale, float(-zero_point), float(255 - zero_point))) + zero_point, u8)
+    return ImageConvolution(code, convolution(REQUANT, (2, 2), pads=(1, 1), zero_point=zero_point))
 
 
 DEPTHWISE: dict[str, tuple[int, int, int, int]] = {
@@ -357,6 +374,12 @@ def timed_problems() -> tuple[Problem, ...]:
     score, window = cast(ACC, f32) * 1e-4, ((2, 2), (1, 1), (1, 1), (1, 1))
     return (
         Problem("convolution", codes, (_codes(*x), _weights(*kh3), *channels), (1, 2, 3)),
+        Problem(
+            "image",
+            _image_convolution(128),
+            (_normal(1, 3, 224, 224), _weights(3, 3, 3, 32), *_channels(32)),
+            (1, 2, 3),
+        ),
         Problem("convolution f32", floats, (_normal(*x), _normal(*kh3), _normal(128)), (1, 2)),
         Problem(
             "depthwise",

@@ -55,7 +55,7 @@ PACKING = 1
 class WideForm:
     """What is compiled in: `single` step; whether there are blocks of 64 channels, and tiles of the rest (0, 1, 2).
 
-    `stages`: how many times four tiles are multiplied before their sums are finished, where blocks are whole.
+    `down`: tiles of rows, at least, that are multiplied before their sums are finished.
     `linear`: all rows are at one distance. `ahead`: cache lines of the next block's weights that are asked for beside
     each round of finishing.
     """
@@ -63,9 +63,18 @@ class WideForm:
     single: bool
     whole: bool
     rest: int
-    stages: int
+    down: int
     linear: bool
     ahead: int
+
+    def stages(self, across: int) -> int:
+        """How many times four tiles are multiplied before they are finished, in blocks of `across` tiles."""
+        return max(1, self.down * across // TILES)
+
+    @property
+    def sums_bytes(self) -> int:
+        """Bytes of the sums that wait to be finished."""
+        return self.stages(TILES if self.whole else self.rest) * MOST * QUAD_BYTES
 
 
 @record
@@ -160,7 +169,7 @@ def refuse(offsets: Array, n: int, length: int, epilogue: Epilogue) -> str | Non
         return f"{n} channels are fewer than {rest} tiles hold"
     if m < 2 * MOST or (rest == 1 and m < TILES * MOST):
         return f"{m} rows are too few"
-    return None if _tile_rows(offsets, n) else "rows do not come in whole tiles"
+    return None if _tile_rows(offsets, n, length) else "rows do not come in whole tiles"
 
 
 def rest_tiles(n: int) -> int:
@@ -169,11 +178,13 @@ def rest_tiles(n: int) -> int:
     return tiles if tiles < 3 else TILES
 
 
-def _tile_rows(offsets: Array, n: int) -> TileRows | None:
+def _tile_rows(offsets: Array, n: int, length: int) -> TileRows | None:
     """The tiles of rows that need the fewest, or None."""
     # rows of the rest's tiles are multiplied together
     least = TILES // rest_tiles(n) if n % WIDE else 1
-    found = [tile_rows(offsets, down) for down in (4, 2)]
+    # of one step, sums of several stages are finished together also where channels are fewer than a block's
+    stage = TILES // rest_tiles(n) if n < WIDE and length <= DEPTH else 1
+    found = [tile_rows(offsets, down) for down in sorted({4 * stage, 2 * stage, 4, 2}, reverse=True)]
     usable = [r for r in found if r.linear or (r.down >= least and _follow(r))]
     return min(usable, key=lambda r: r.tiles * r.rows, default=None)
 
@@ -185,7 +196,7 @@ def _follow(rows: TileRows) -> bool:
 
 def build(isa: Isa, offsets: Array, n: int, length: int, epilogue: Epilogue) -> WideGemm:
     """The kernel for what `refuse` does not refuse."""
-    rows = _tile_rows(offsets, n)
+    rows = _tile_rows(offsets, n, length)
     assert rows is not None
     rest = rest_tiles(n) % TILES
     panel = -(-length // 4) * QUAD_BYTES
@@ -216,7 +227,7 @@ class _Printer(TilePrinter):
         self.tiles = _Tiles(form)
         name = f"amx_wide_{'one' if form.single else 'few'}_{TILES * form.whole}_{form.rest}"
         super().__init__(Function(name, params | epilogue.params(), optimize=False))
-        self.sums = self.f.alloca("i8", form.stages * MOST * QUAD_BYTES)
+        self.sums = self.f.alloca("i8", form.sums_bytes)
         self.pitch = self.f.const("i64", QUAD_BYTES)
 
     def kernel(self) -> Kernel:
@@ -229,8 +240,7 @@ class _Printer(TilePrinter):
         with f.loop(first, last, name="unit") as unit:
             mc, nc = f.udiv(unit.index, p["n_chunks"]), f.urem(unit.index, p["n_chunks"])
             begin, end = (
-                f.smin(f.mul(u, f.mul(p["rows"], self.form.stages)), p["m"])
-                for u in self.chunk(mc, "units", "m_chunks")
+                f.smin(f.mul(u, f.mul(p["rows"], self.form.down)), p["m"]) for u in self.chunk(mc, "units", "m_chunks")
             )
             if self.form.whole:
                 with f.loop(*self.chunk(nc, "blocks", "n_chunks"), name="block") as block:
@@ -250,7 +260,7 @@ class _Printer(TilePrinter):
         init = f.gep(p["init"], lanes, "i32")
         leaves = self.leaves(lanes, across)
         out = f.gep(p["out"], channel)
-        stages = self.form.stages if across == TILES else 1
+        stages = self.form.stages(across)
         if self.form.single:
             for b in range(across):
                 self.tile("tileloadd64", self.tiles.weights[b], f.gep(w, f.mul(self.weight_bytes, b)), self.line)
@@ -300,10 +310,12 @@ class _Printer(TilePrinter):
         f, down = self.f, TILES // across
         stage_bytes = f.mul(f.p["rows"], QUAD_BYTES)
         waiting: list[tuple[int, Value]] = []
-        for stage in range(len(rows) // down):
+        stages = len(rows) // down
+        for stage in range(stages):
             sums = f.gep(self.sums, f.mul(stage_bytes, stage))
             places = [f.gep(sums, t * 4 * LANES) for t in range(TILES)]
-            mine = rows[stage * down : stage * down + down]
+            # rows of a quad are as many tiles apart as there are stages
+            mine = rows[stage::stages]
             if self.form.single:
                 self.one_step(mine, init, across, stage * TILES, places, waiting)
             else:
@@ -375,7 +387,7 @@ class _Printer(TilePrinter):
         for q in range(TOGETHER):
             packed = pack_bytes(f, vectors[TILES * q : TILES * q + TILES], True, e.saturate)
             first = f.add(pixel, q)
-            rows = [f.add(first, f.mul(f.p["rows"], a)) for a in range(down)]
+            rows = [f.add(first, f.mul(f.p["rows"], a * self.form.stages(across))) for a in range(down)]
             for row, part in zip(rows, self.by_rows(packed, across), strict=True):
                 f.store(part, f.gep(out, f.mul(row, f.p["out_stride"])))
 

@@ -8,12 +8,13 @@ import math
 import numpy as np
 
 from lpir.devices.cpu.isa import Isa
-from lpir.devices.cpu.kernels import amx_gemm, amx_stream, amx_wide, interleaved_rows
+from lpir.devices.cpu.kernels import amx_gemm, amx_stream, amx_wide
 from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, computes_once
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.channel_parts import parts_of
 from lpir.devices.cpu.kernels.convolution_int8 import ConvolutionInt8, MatMulInt8, weights_of
 from lpir.devices.cpu.kernels.epilogue import Bound
+from lpir.devices.cpu.kernels.interleaved_rows import Interleaving
 from lpir.devices.cpu.kernels.product_int8 import Product
 from lpir.devices.cpu.kernels.rounding import MAGIC_BITS, by_additions, starts_from_magic
 from lpir.ir.graph import Node
@@ -130,16 +131,11 @@ def _interleaved(node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
     assert isinstance(op, LoweredConvolution)
     assert isinstance(op.x_zero_point, int)
     w = weights_of(node)
-    taps, run = math.prod(w.shape[:-3]), w.shape[-3] * w.shape[-2]
-    if w.dtype != np.int8 or op.groups > 1 or op.dilations[-1] > 1:
+    image = Interleaving(op, node.inputs[0].shape.to_static(), w.shape[:-2], node.outputs[0].shape.to_static())
+    if w.dtype != np.int8 or image.refuse() is not None:
         return []
-    if not 1 < taps <= interleaved_rows.MOST_ROWS or run * interleaved_rows.MOST_ROWS > DEPTH:
-        return []
-    shapes = node.inputs[0].shape.to_static(), w.shape[:-2], node.outputs[0].shape.to_static()
-    image = interleaved_rows.Interleaving(op, *shapes)
-    words = image.weights(w)
     copy = ctx.scratch(image.nbytes) + image.lead
-    product = Product(node, op.x_zero_point, copy, image.offsets, (0,), words[None, None], 0)
+    product = Product(node, op.x_zero_point, copy, image.offsets, (0,), image.weights(w)[None, None], 0)
     if refuse_wide(product) is not None:
         return []
     return [image.step(ctx.ref(node.inputs[0]), copy, isa, ctx), wide_step(product, isa, ctx)]

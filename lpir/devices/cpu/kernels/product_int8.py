@@ -18,6 +18,7 @@ from lpir.devices.cpu.kernels.rows import Rewrite, bind_operand, epilogue_of, op
 from lpir.devices.cpu.kernels.tiling import Tile
 from lpir.ir.graph import Node
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul, expanded
+from lpir.ops.lowered_image import ImageConvolution
 from lpir.record import record
 from lpir.scalar.expr import Expr
 
@@ -41,7 +42,7 @@ class Product:
     def epilogue(self) -> Expr:
         """What becomes of a sum."""
         op = self.node.op
-        assert isinstance(op, LoweredConvolution | LoweredMatMul)
+        assert isinstance(op, LoweredConvolution | LoweredMatMul | ImageConvolution)
         return expanded(op.epilogue)
 
     @property
