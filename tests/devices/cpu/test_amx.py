@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 from lpir.devices.cpu.codegen.jit import assembly
 from lpir.devices.cpu.isa import by_name
 from lpir.devices.cpu.kernels import amx_gemm, amx_wide
-from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, first_channels, splits, step_depth, step_offsets
-from lpir.devices.cpu.kernels.amx_rows import MOST, tile_rows
+from lpir.devices.cpu.kernels.amx_blocks import (
+    DEPTH,
+    LANES,
+    TILES,
+    first_channels,
+    part_steps,
+    step_depth,
+    step_offsets,
+)
+from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, at_least, tile_rows
 from lpir.devices.cpu.kernels.amx_wide import WIDE
 from lpir.devices.cpu.kernels.convolution_amx import ConvolutionAmx, MatMulAmx
 from lpir.devices.cpu.kernels.epilogue import Epilogue, Operand
@@ -159,10 +167,10 @@ def test_wide_weights_take_two_passes() -> None:
 
 def test_large_blocks_take_their_steps_in_parts() -> None:
     few, many = (tile_rows(np.arange(m) * 2304, 2) for m in (49, 196))
-    assert splits(many, 2, (0,), 2304, 2304)
+    assert part_steps(many, 2, (0,), 2304, 2304) == 9
     # the weights of few rows are not read often enough
-    assert not splits(few, 2, (0,), 2304, 2304)
-    assert not splits(many, 2, (0,), 512, 512)
+    assert part_steps(few, 2, (0,), 2304, 2304) == 36
+    assert part_steps(many, 2, (0,), 512, 512) == 8
 
 
 def test_refusals_are_words() -> None:
@@ -173,6 +181,22 @@ def test_refusals_are_words() -> None:
     assert refusal == "15 output channels a group are fewer than the 16 of a tile"
 
 
+def test_layers_of_all_shapes_share_kernels() -> None:
+    def symbols(n: int, channels: int) -> set[str]:
+        counts = [*range(1, 30), 49, 64, 100, 784]
+        pixels = [np.arange(m) * channels for m in counts] + [grid_offsets((7, 7), (9 * channels, channels))]
+        kernels = [amx_gemm.build(AMX, o, n, (0,), channels, SATURATED).kernel for o in pixels]
+        kernels.append(amx_gemm.build(AMX, pixels[-1], n, (0, 9 * channels), channels, SATURATED).kernel)
+        wide = [o for o in pixels if amx_wide.refuse(o, n, channels, SATURATED) is None]
+        return {k.symbol for k in kernels + [amx_wide.build(AMX, o, n, channels, SATURATED).kernel for o in wide]}
+
+    # of both kinds; weights of any size
+    assert len(symbols(64, 128)) == len(symbols(640, 128)) == 2
+    assert symbols(64, 128) == symbols(640, 128) == symbols(640, 190)
+    # too many steps for wide blocks
+    assert symbols(64, 1024) < symbols(64, 128)
+
+
 @pytest.mark.parametrize("saturate", [True, False])
 @pytest.mark.parametrize("pixels", [1, 49, 784])
 def test_code_on_any_host(saturate: bool, pixels: int) -> None:
@@ -180,7 +204,7 @@ def test_code_on_any_host(saturate: bool, pixels: int) -> None:
     epilogue = Epilogue(REQUANT.args[0], operands, saturate=True) if saturate else Epilogue(REQUANT, operands)
     gemm = amx_gemm.build(AMX, np.arange(pixels) * 64, 64, (0,), 64, epilogue)
     text = assembly([gemm.kernel.text], AMX)
-    assert text.count("tdpbusd") == gemm.form.down * gemm.form.across
+    assert text.count("tdpbusd") == TILES
     assert text.count("ldtilecfg") == text.count("tilerelease") == 1
     # vectors are only stored to the output, and sums only through tiles
     assert not [line for line in text.splitlines() if "rsp" in line and "zmm" in line and line.rstrip().endswith(")")]
@@ -208,15 +232,33 @@ def test_tiles_hold_every_pixel(
     assert tiles.down <= together
     assert tiles.tiles % tiles.down == 0
     assert 1 <= tiles.rows <= min(MOST, int(offsets[-1]) + 1)
-    if tiles.starts is None or tiles.pixels is None:
+    if tiles.linear:
         assert tiles.rows * tiles.tiles >= len(offsets)
-        assert tiles.rows * tiles.down <= len(offsets)
-        return
-    reads = tiles.starts[:, None] + np.arange(tiles.rows) * tiles.stride
+        assert tiles.height <= len(offsets)
+    check_rows(tiles, offsets)
+    # as many rows as are finished at once
+    more = at_least(tiles, 2 * together, together)
+    assert more.height >= 2 * together
+    check_rows(more, offsets)
+
+
+def check_rows(tiles: TileRows, offsets: Array) -> None:
+    """Whether the tables of `tiles` name each pixel, and read it where it is."""
+    assert tiles.tiles % tiles.down == 0
+    starts, block = tiles.tile_starts(len(offsets)), tiles.block_pixels()
+    first = np.zeros(len(starts), np.int64)
+    if tiles.linear:
+        block = np.resize(block.reshape(tiles.down, tiles.rows), (len(starts), tiles.rows))
+        blocks = np.arange(0, len(starts), tiles.down) * tiles.rows
+        first = np.repeat(np.minimum(blocks, len(offsets) - tiles.height), tiles.down)
+    listed = tiles.listed(len(offsets))
+    assert np.array_equal(listed.tile_starts(len(offsets)), starts)
+    assert np.array_equal(listed.block_pixels(), block + first[:, None])
+    reads = starts[:, None] + np.arange(tiles.rows) * tiles.stride
     assert reads.min() >= 0
     assert reads.max() <= offsets[-1]
     held = set()
-    for read, pixels in zip(reads.tolist(), tiles.pixels.tolist(), strict=True):
+    for read, pixels in zip(reads.tolist(), listed.block_pixels().tolist(), strict=True):
         last = dict(zip(pixels, read, strict=True))
         assert all(offsets[pixel] == at for pixel, at in last.items())
         held |= set(last)

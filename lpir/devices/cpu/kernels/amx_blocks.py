@@ -6,13 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, tile_rows
+from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, at_least, tile_rows
 from lpir.record import record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LANES = 16  # channels of a tile, and int32 lanes of a vector
 DEPTH = 64  # bytes of a row that a tile holds
+TILES = 4  # of sums in a block
+# bytes that stay in the first cache
+L1 = 40 * 1024
+# bytes of a cache line, and lines that are asked for in one go
+LINE, AT_ONCE = 64, 4
 # vectors that are finished side by side: their operations hide each other's latency
 TOGETHER = 8
 # bytes of a block's sums
@@ -22,31 +27,22 @@ SPLIT, LEAST_PAIRS = 64 * 1024, 4
 
 
 @record
-class Form:
-    """What is compiled into a kernel beside its epilogue.
+class Ahead:
+    """When a block asks for the next one's weights: `step` cache lines with each step, and `lines` of them before each
+    `every` rows that are finished; none where that is 0."""
 
-    `across`, `down`: tiles of channels and of rows in a block; `affine`: one run of channels; `linear`: see TileRows;
-    `together`: rows that are finished and stored together; `beside`: cache lines of the next block's weights that are
-    asked for with them; `split`: steps are taken in parts. What takes but a branch a step is a parameter: a layer more
-    that shares its kernel is one less to compile.
-    """
-
-    down: int
-    across: int
-    affine: bool
-    linear: bool
-    together: int
-    beside: int = 0
-    split: bool = False
+    step: int
+    lines: int
+    every: int
 
 
-@record
-class Start:
-    """How blocks start: `zero`: sums are 0, not `init`; `ahead`: cache lines of the next block's weights that each step
-    asks for."""
-
-    zero: bool = False
-    ahead: int = 0
+def beside(lines: int, blocks: int, height: int, together: int, most: int) -> Ahead:
+    """Asks for `lines` cache lines while `blocks` blocks of `height` rows are finished, `together` at a time: a few now
+    and then, and `most` a round or fewer."""
+    rounds = -(-height // together)
+    times = min(rounds, max(1, lines // (AT_ONCE * blocks)))
+    each = -(-rounds // times)
+    return Ahead(0, min(-(-lines // (blocks * -(-rounds // each))), most * each), together * each)
 
 
 def step_depth(length: int) -> int:
@@ -58,12 +54,17 @@ def step_depth(length: int) -> int:
 def near_bytes(rows: TileRows, across: int, runs: tuple[int, ...], length: int, pixel_bytes: int) -> int:
     """Bytes that a block reads and writes; `pixel_bytes`: the input's, for each pixel of the output."""
     k = len(runs) * -(-length // DEPTH) * step_depth(length)
-    return across * LANES * k + rows.down * rows.rows * min(pixel_bytes, k) + SUMS_BYTES
+    return across * LANES * k + rows.height * min(pixel_bytes, k) + SUMS_BYTES
 
 
-def splits(rows: TileRows, across: int, runs: tuple[int, ...], length: int, pixel_bytes: int) -> bool:
-    """Whether steps are taken in parts: a block's weights would not stay in the first cache for the next rows."""
-    return rows.tiles >= LEAST_PAIRS * rows.down and near_bytes(rows, across, runs, length, pixel_bytes) > SPLIT
+def part_steps(rows: TileRows, across: int, runs: tuple[int, ...], length: int, pixel_bytes: int) -> int:
+    """How many steps to take before those of the next rows: all, or a part where a block's weights would not stay in
+    the first cache for the next rows."""
+    steps = len(runs) * -(-length // DEPTH)
+    near = near_bytes(rows, across, runs, length, pixel_bytes)
+    if rows.tiles < LEAST_PAIRS * rows.down or near <= SPLIT:
+        return steps
+    return -(-steps // -(-near // L1))
 
 
 def step_offsets(runs: tuple[int, ...], length: int, depth: int) -> Array:
@@ -78,20 +79,18 @@ def first_channels(n: int, across: int) -> Array:
     return np.asarray(starts[:, None] + np.minimum(np.arange(across) * LANES, n - LANES))
 
 
-def block_shape(offsets: Array, n: int, adds: bool) -> tuple[TileRows, int, int]:
-    """The tiles of rows, and how many of channels are in a block and how many rows are finished together.
+def block_shape(offsets: Array, n: int, adds: bool) -> tuple[TileRows, int]:
+    """The tiles of rows, and how many of channels are in a block.
 
     `adds`: a tensor is added to what is summed up: finishing costs more than multiplying.
     """
-    across, down = (1, 4) if n == LANES else (2, 2)
-    rows = tile_rows(offsets, down, once=adds)
-    together = TOGETHER // across
-    while together > rows.down * rows.rows:
-        together //= 2
-    return rows, across, together
+    across = 1 if n == LANES else 2
+    down, together = TILES // across, TOGETHER // across
+    return at_least(tile_rows(offsets, down, once=adds), together, down), across
 
 
 def computes_once(m: int, n: int) -> bool:
     """Whether each of `n` channels of `m` pixels at one distance, to which a tensor is added, is finished just once."""
-    rows, across, together = block_shape(np.arange(m) * DEPTH, n, True)
-    return rows.rows * rows.tiles == m and rows.rows * rows.down % together == 0 and n % (across * LANES) == 0
+    rows, across = block_shape(np.arange(m) * DEPTH, n, True)
+    height = rows.rows * rows.down
+    return rows.rows * rows.tiles == m and height % (TOGETHER // across) == 0 and n % (across * LANES) == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lpir.devices.cpu.codegen.emitter import SECOND_CACHE, Function, Value
-from lpir.devices.cpu.kernels.amx_blocks import LANES
+from lpir.devices.cpu.kernels.amx_blocks import AT_ONCE, LANES, LINE
 
 
 class TilePrinter:
@@ -28,7 +28,11 @@ class TilePrinter:
         n, parts = f.p[count], f.p[chunks]
         return f.udiv(f.mul(n, index), parts), f.udiv(f.mul(n, f.add(index, 1)), parts)
 
-    def ask(self, at: Value, lines: int) -> None:
-        """Asks for `lines` cache lines."""
-        for line in range(lines):
-            self.f.prefetch(self.f.gep(at, 64 * line), SECOND_CACHE)
+    def ask_for(self, size: Value, soon: Value, end: Value) -> Value:
+        """Asks for `size` bytes at `soon`, unless that is behind `end`; returns where they end."""
+        f = self.f
+        with f.loop(0, f.select(f.icmp("ult", soon, end), size, 0), LINE * AT_ONCE, name="line") as line:
+            at = f.gep(soon, line.index)
+            for number in range(AT_ONCE):
+                f.prefetch(f.gep(at, LINE * number), SECOND_CACHE)
+        return f.gep(soon, size)

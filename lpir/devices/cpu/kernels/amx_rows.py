@@ -45,6 +45,32 @@ class TileRows:
         """Whether tile `t` holds pixels `t * rows ..` and pixel `m` starts at byte `m * stride`."""
         return self.starts is None
 
+    @property
+    def height(self) -> int:
+        """Rows that are multiplied together."""
+        return self.rows * self.down
+
+    def first_pixels(self, count: int) -> Array:
+        """First pixel of each tile, of `count` pixels, where rows are linear."""
+        blocks = np.minimum(np.arange(0, self.tiles, self.down) * self.rows, count - self.height)
+        return (blocks[:, None] + np.arange(self.down) * self.rows).reshape(-1)
+
+    def tile_starts(self, count: int) -> Array:
+        """int64 byte offset of each tile's first row, in an input of `count` pixels."""
+        starts = self.first_pixels(count) * self.stride if self.starts is None else self.starts
+        return starts.astype(np.int64)
+
+    def block_pixels(self) -> Array:
+        """int32 pixel of each row: of all tiles where they are listed, else of one block, counted from its first."""
+        return np.arange(self.height, dtype=np.int32) if self.pixels is None else self.pixels
+
+    def listed(self, count: int) -> TileRows:
+        """The same with lists, of `count` pixels."""
+        if not self.linear:
+            return self
+        first = self.first_pixels(count)
+        return _listed(self.rows, self.stride, self.down, first * self.stride, first[:, None] + np.arange(self.rows))
+
 
 def tile_rows(offsets: Array, down: int, once: bool = False) -> TileRows:
     """Tiles that hold every pixel, `down` of them or fewer together.
@@ -85,15 +111,6 @@ def tile_rows(offsets: Array, down: int, once: bool = False) -> TileRows:
     return _listed(pixels.shape[1], stride, down, starts, pixels)
 
 
-def listed_rows(offsets: Array, down: int) -> TileRows:
-    """`tile_rows` with its lists, whatever the rows."""
-    found = tile_rows(offsets, down)
-    if not found.linear:
-        return found
-    firsts = np.minimum(np.arange(found.tiles) * found.rows, len(offsets) - found.rows)
-    return _listed(found.rows, found.stride, down, firsts * found.stride, firsts[:, None] + np.arange(found.rows))
-
-
 def _listed(rows: int, stride: int, down: int, starts: Array, pixels: Array) -> TileRows:
     """Tiles with their pixels; the last one is repeated up to a multiple of `down`."""
     while down > max(1, len(pixels)):
@@ -101,6 +118,20 @@ def _listed(rows: int, stride: int, down: int, starts: Array, pixels: Array) -> 
     more = -len(pixels) % down
     starts, pixels = (np.concatenate([part, *[part[-1:]] * more]) for part in (starts, pixels))
     return TileRows(rows, stride, len(pixels), down, starts.astype(np.int32), pixels.astype(np.int32))
+
+
+def at_least(found: TileRows, together: int, down: int) -> TileRows:
+    """`found` with at least `together` rows in a block of `down` tiles: rows are multiplied, and stored, again."""
+    if found.height >= together:
+        return found
+    starts, pixels = found.starts, found.pixels
+    if starts is None or pixels is None:
+        starts, pixels = np.zeros(1, np.int32), np.arange(found.rows, dtype=np.int32)[None]
+    if found.rows == 1:
+        return TileRows(together, 0, found.tiles, 1, starts, np.repeat(pixels, together, axis=1))
+    more = -len(starts) % down
+    starts, pixels = (np.concatenate([part, *[part[-1:]] * more]) for part in (starts, pixels))
+    return TileRows(found.rows, found.stride, len(starts), down, starts, pixels)
 
 
 def _cover(steps: Array, rows: int) -> tuple[Array, Array]:

@@ -19,10 +19,10 @@ from lpir.devices.cpu.codegen.abi import F32, Kernel, Ref, Word
 from lpir.devices.cpu.codegen.emitter import FIRST_CACHE, Function, Value, vector_of
 from lpir.devices.cpu.codegen.vector import concat, split
 from lpir.devices.cpu.isa import Isa
-from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, Array
+from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, LINE, Array
 from lpir.devices.cpu.kernels.amx_gemm import CONFIG_BYTES, Call
 from lpir.devices.cpu.kernels.amx_print import TilePrinter
-from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, listed_rows
+from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, tile_rows
 from lpir.devices.cpu.kernels.epilogue import Epilogue, Pointer, element_bytes
 from lpir.devices.cpu.kernels.interleave import pack_in_order
 from lpir.devices.cpu.kernels.pack import with_slack
@@ -30,7 +30,7 @@ from lpir.record import record
 
 DOWN, GROUP = 4, 4  # tiles of rows; blocks of channels that are finished together, because they share cache lines
 TOGETHER = 2  # rows that are finished side by side: their operations hide each other's latency
-TILE_BYTES, LINE = DEPTH * LANES, 64
+TILE_BYTES = DEPTH * LANES
 SUMS_BYTES = DOWN * MOST * LANES * 4
 # how far ahead of their use weights are asked for, and how many bytes with each round of finished rows
 AHEAD, BESIDE = 4 * TILE_BYTES, 4 * LINE
@@ -91,7 +91,7 @@ def build(
 ) -> StreamGemm | None:
     """The kernel for pixels at byte `offsets`; None where they are not 3 or 4 tiles, or channels not whole groups."""
     # fewer rows are one block of `amx_gemm`, which needs its weights just once too
-    rows = listed_rows(offsets, DOWN) if len(offsets) > 2 * MOST else None
+    rows = tile_rows(offsets, DOWN).listed(len(offsets)) if len(offsets) > 2 * MOST else None
     if rows is None or rows.tiles != DOWN or n % (GROUP * LANES):
         return None
     return StreamGemm(rows, steps, parts, n, zero, _print(isa, epilogue), epilogue)

@@ -28,7 +28,7 @@ from lpir.devices.cpu.codegen.emitter import Function, Value, vector_of
 from lpir.devices.cpu.codegen.vector import concat, from_memory, memory_type, split
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import amx_gemm
-from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, Array, Form, Start
+from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, LINE, Ahead, Array, beside
 from lpir.devices.cpu.kernels.amx_gemm import Call, TileGemm
 from lpir.devices.cpu.kernels.amx_print import TilePrinter
 from lpir.devices.cpu.kernels.amx_rows import MOST, TileRows, tile_rows
@@ -46,6 +46,8 @@ MOST_STEPS = 3
 CHUNK_BYTES = 24 * 1024
 # weights that an inference has displaced from a core's own caches before it comes back to them
 FAR_WEIGHTS = 48 * 1024
+# how many times four tiles are multiplied before their sums are finished, where blocks are whole: 2 or 4 times
+MOST_STAGES = 4
 LAG = 2  # products between that of a tile and its store
 # operations a vector that pack it: 3 for each 4, and a store without a shuffle
 PACKING = 1
@@ -55,26 +57,15 @@ PACKING = 1
 class WideForm:
     """What is compiled in: `single` step; whether there are blocks of 64 channels, and tiles of the rest (0, 1, 2).
 
-    `down`: tiles of rows, at least, that are multiplied before their sums are finished.
-    `linear`: all rows are at one distance. `ahead`: cache lines of the next block's weights that are asked for beside
-    each round of finishing.
+    `stages`: how many times four tiles of the rest are multiplied before their sums are finished.
+    `linear`: all rows are at one distance.
     """
 
     single: bool
     whole: bool
     rest: int
-    down: int
+    stages: int
     linear: bool
-    ahead: int
-
-    def stages(self, across: int) -> int:
-        """How many times four tiles are multiplied before they are finished, in blocks of `across` tiles."""
-        return max(1, self.down * across // TILES)
-
-    @property
-    def sums_bytes(self) -> int:
-        """Bytes of the sums that wait to be finished."""
-        return self.stages(TILES if self.whole else self.rest) * MOST * QUAD_BYTES
 
 
 @record
@@ -107,21 +98,21 @@ class WideGemm(TileGemm):
         return with_slack(np.concatenate(packed)), w.sum(axis=0, dtype=np.int32)[self.order]
 
     def chunk(self, pairs: int, blocks: int) -> int:
-        if self.wide.ahead:
+        if self.ahead.lines:
             # each block's weights pass once
             return pairs
-        pixels = self.form.down * self.rows.rows
-        return min(pairs, max(1, CHUNK_BYTES // (pixels * (self.length + self.n))))
+        return min(pairs, max(1, CHUNK_BYTES // (self.rows.height * (self.length + self.n))))
 
     def params(self, call: Call, threads: int) -> list[Word]:
-        rows = self.rows.rows
-        units = -(-self.m // (rows * self.form.down))
+        rows = self.rows
+        units = -(-self.m // rows.height)
         mc, nc = self.chunks(units, max(1, self.whole), threads)
         values: dict[str, int | float | F32 | Ref] = {
-            **{"x": call.x, "x_stride": self.rows.stride, "w": call.weights, "init": call.init, "config": call.config},
+            **{"x": call.x, "x_stride": rows.stride, "w": call.weights, "init": call.init, "config": call.config},
             **{"out": call.out, "out_stride": call.out_stride, "m": self.m, "n": self.n},
-            **{"steps": len(self.offsets), "depth": self.depth, "rows": rows, "units": units},
-            **{"blocks": self.whole, "m_chunks": mc, "n_chunks": nc},
+            **{"steps": len(self.offsets), "depth": self.depth, "rows": rows.rows, "down": rows.down},
+            **{"units": units, "blocks": self.whole, "m_chunks": mc, "n_chunks": nc},
+            **{"beside": LINE * self.ahead.lines, "every": self.ahead.every},
             **self.epilogue.values(call.operands),
         }
         if not self.wide.linear:
@@ -198,16 +189,15 @@ def build(isa: Isa, offsets: Array, n: int, length: int, epilogue: Epilogue) -> 
     """The kernel for what `refuse` does not refuse."""
     rows = _tile_rows(offsets, n, length)
     assert rows is not None
-    rest = rest_tiles(n) % TILES
     panel = -(-length // 4) * QUAD_BYTES
-    rounds = -(-rows.tiles * rows.rows // TOGETHER)
-    ahead = -(-panel // 64 // rounds) if panel * n // WIDE > FAR_WEIGHTS else 0
-    ahead = 1 << (ahead - 1).bit_length() if ahead else 0
-    wide = WideForm(length <= DEPTH, n >= WIDE, rest, rows.down, rows.linear, ahead)
-    form = Form(down=rows.down, across=TILES, affine=True, linear=True, together=TOGETHER)
-    code = _print(isa, wide, epilogue)
+    ahead = Ahead(0, 0, rows.height)
+    if panel * n // WIDE > FAR_WEIGHTS:
+        ahead = beside(-(-panel // LINE), -(-len(offsets) // rows.height), rows.height, TOGETHER, panel)
+    rest = rest_tiles(n) % TILES
+    wide = WideForm(length <= DEPTH, n >= WIDE, rest, max(1, rows.down * rest // TILES), rows.linear)
+    kernel = _print(isa, wide, epilogue)
     size = int(offsets[-1]) + length
-    return WideGemm(rows, len(offsets), n, (0,), length, 1, size, form, Start(), code, epilogue, wide)
+    return WideGemm(rows, len(offsets), n, (0,), length, 1, size, TILES, False, ahead, kernel, epilogue, wide)
 
 
 @functools.lru_cache(maxsize=256)
@@ -220,14 +210,14 @@ class _Printer(TilePrinter):
 
     def __init__(self, isa: Isa, form: WideForm, epilogue: Epilogue) -> None:
         self.isa, self.form, self.epilogue = isa, form, epilogue
-        numbers = ["x_stride", "out_stride", "m", "n", "steps", "depth", "rows"]
-        numbers += ["units", "blocks", "m_chunks", "n_chunks"]
+        numbers = ["x_stride", "out_stride", "m", "n", "steps", "depth", "rows", "down"]
+        numbers += ["units", "blocks", "m_chunks", "n_chunks", "beside", "every"]
         pointers = ["x", "w", "init", "config", "out", *([] if form.linear else ["starts"])]
         params = dict.fromkeys(pointers, "ptr") | dict.fromkeys(numbers, "i64")
         self.tiles = _Tiles(form)
         name = f"amx_wide_{'one' if form.single else 'few'}_{TILES * form.whole}_{form.rest}"
         super().__init__(Function(name, params | epilogue.params(), optimize=False))
-        self.sums = self.f.alloca("i8", form.sums_bytes)
+        self.sums = self.f.alloca("i8", MOST_STAGES * MOST * QUAD_BYTES)
         self.pitch = self.f.const("i64", QUAD_BYTES)
 
     def kernel(self) -> Kernel:
@@ -240,7 +230,7 @@ class _Printer(TilePrinter):
         with f.loop(first, last, name="unit") as unit:
             mc, nc = f.udiv(unit.index, p["n_chunks"]), f.urem(unit.index, p["n_chunks"])
             begin, end = (
-                f.smin(f.mul(u, f.mul(p["rows"], self.form.down)), p["m"]) for u in self.chunk(mc, "units", "m_chunks")
+                f.smin(f.mul(u, f.mul(p["rows"], p["down"])), p["m"]) for u in self.chunk(mc, "units", "m_chunks")
             )
             if self.form.whole:
                 with f.loop(*self.chunk(nc, "blocks", "n_chunks"), name="block") as block:
@@ -260,27 +250,31 @@ class _Printer(TilePrinter):
         init = f.gep(p["init"], lanes, "i32")
         leaves = self.leaves(lanes, across)
         out = f.gep(p["out"], channel)
-        stages = self.form.stages(across)
         if self.form.single:
             for b in range(across):
                 self.tile("tileloadd64", self.tiles.weights[b], f.gep(w, f.mul(self.weight_bytes, b)), self.line)
-        height = f.mul(p["rows"], stages * TILES // across)
+        # a round's quads of sums, and rows
+        stages = self.stages(across)
+        quads = f.mul(p["rows"], stages)
+        height = f.mul(quads, TILES // across)
         following = f.gep(w, f.mul(f.mul(p["steps"], self.weight_bytes), across))
-        with f.loop(begin, end, height, carried=[following] * bool(self.form.ahead), name="rows") as at:
+        behind = f.gep(following, f.mul(f.mul(p["steps"], self.weight_bytes), TILES))
+        with f.loop(begin, end, height, [following], name="rows") as at:
             # the last rows overlap those before
             first = f.smin(at.index, f.sub(p["m"], height))
-            rows = self.row_tiles(first, stages * TILES // across)
-            self.multiply(rows, w, init, across)
-            with f.loop(0, f.mul(p["rows"], stages), TOGETHER, at.values, nonempty=True, name="quad") as q:
-                q.next = [self.ask_ahead(soon) for soon in q.values]
-                index = q.index if stages % TOGETHER == 0 else f.smin(q.index, f.sub(p["rows"], TOGETHER))
-                self.finish(index, f.add(first, index), out, leaves, across)
-            at.next = q.results
+            self.multiply(first, w, init, across)
+            with f.loop(0, quads, p["every"], at.values, nonempty=True, name="some") as some:
+                some.next = [self.ask_for(p["beside"], some.values[0], behind)]
+                last = f.smin(f.add(some.index, p["every"]), quads)
+                with f.loop(some.index, last, TOGETHER, nonempty=True, name="quad") as q:
+                    even = across == TILES or self.form.stages % TOGETHER == 0
+                    index = q.index if even else f.smin(q.index, f.sub(quads, TOGETHER))
+                    self.finish(index, f.add(first, index), out, leaves, across)
+            at.next = some.results
 
-    def ask_ahead(self, soon: Value) -> Value:
-        """Asks for the weights at `soon`; returns where the next ones are."""
-        self.ask(soon, self.form.ahead)
-        return self.f.gep(soon, 64 * self.form.ahead)
+    def stages(self, across: int) -> Value:
+        """How many times four tiles are multiplied before they are finished, in blocks of `across` tiles."""
+        return self.f.p["down"] if across == TILES else self.f.const("i64", self.form.stages)
 
     def row_tiles(self, first: Value, count: int) -> list[Value]:
         """Where the tiles of rows from row `first` on start."""
@@ -305,24 +299,47 @@ class _Printer(TilePrinter):
                 found[i] = from_memory(f, whole, operand.type)
         return found
 
-    def multiply(self, rows: list[Value], w: Value, init: Value, across: int) -> None:
-        """Leaves the sums of tiles of `rows` in the buffer, quad by quad."""
-        f, down = self.f, TILES // across
+    def multiply(self, first: Value, w: Value, init: Value, across: int) -> None:
+        """Leaves the sums of the rows from row `first` on in the buffer, quad by quad."""
+        f = self.f
+        if across < TILES:
+            rows = self.row_tiles(first, self.form.stages * TILES // across)
+            self.multiply_stages(rows, w, init, across, [], range(self.form.stages))
+            return
+        rows = self.row_tiles(first, MOST_STAGES)
+        waiting = self.multiply_stages(rows, w, init, across, [], range(2), is_last=False)
+        with f.if_(f.icmp("ne", f.p["down"], 2)):
+            self.multiply_stages(rows, w, init, across, list(waiting), range(2, MOST_STAGES))
+        with f.if_(f.icmp("eq", f.p["down"], 2)):
+            while waiting:
+                self.store(waiting)
+
+    def multiply_stages(
+        self,
+        rows: list[Value],
+        w: Value,
+        init: Value,
+        across: int,
+        waiting: list[tuple[int, Value]],
+        numbers: range,
+        is_last: bool = True,
+    ) -> list[tuple[int, Value]]:
+        """Four tiles for each of `numbers`, behind those that wait to be stored; returns which wait afterwards."""
+        f = self.f
         stage_bytes = f.mul(f.p["rows"], QUAD_BYTES)
-        waiting: list[tuple[int, Value]] = []
-        stages = len(rows) // down
-        for stage in range(stages):
+        for stage in numbers:
             sums = f.gep(self.sums, f.mul(stage_bytes, stage))
             places = [f.gep(sums, t * 4 * LANES) for t in range(TILES)]
             # rows of a quad are as many tiles apart as there are stages
-            mine = rows[stage::stages]
+            mine = rows[stage :: len(rows) * across // TILES]
             if self.form.single:
                 self.one_step(mine, init, across, stage * TILES, places, waiting)
             else:
                 self.few_steps(mine, w, init, across, waiting)
                 waiting += enumerate(places)
-        while waiting:
+        while is_last and waiting:
             self.store(waiting)
+        return waiting
 
     def store(self, waiting: list[tuple[int, Value]]) -> None:
         """Stores the tile that has waited longest."""
@@ -387,7 +404,7 @@ class _Printer(TilePrinter):
         for q in range(TOGETHER):
             packed = pack_bytes(f, vectors[TILES * q : TILES * q + TILES], True, e.saturate)
             first = f.add(pixel, q)
-            rows = [f.add(first, f.mul(f.p["rows"], a * self.form.stages(across))) for a in range(down)]
+            rows = [f.add(first, f.mul(f.mul(f.p["rows"], a), self.stages(across))) for a in range(down)]
             for row, part in zip(rows, self.by_rows(packed, across), strict=True):
                 f.store(part, f.gep(out, f.mul(row, f.p["out_stride"])))
 

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from lpir.devices.cpu.isa import Isa
 from lpir.devices.cpu.kernels import amx_gemm, amx_stream, amx_wide
-from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, computes_once
+from lpir.devices.cpu.kernels.amx_blocks import DEPTH, LANES, Array, computes_once
 from lpir.devices.cpu.kernels.base import BuildContext, Kernel, Step
 from lpir.devices.cpu.kernels.channel_parts import parts_of
 from lpir.devices.cpu.kernels.convolution_int8 import ConvolutionInt8, MatMulInt8, weights_of
-from lpir.devices.cpu.kernels.epilogue import Bound
+from lpir.devices.cpu.kernels.epilogue import Bound, Rows
 from lpir.devices.cpu.kernels.interleaved_rows import Interleaving
 from lpir.devices.cpu.kernels.product_int8 import Product
 from lpir.devices.cpu.kernels.rounding import MAGIC_BITS, by_additions, starts_from_magic
-from lpir.ir.graph import Node
+from lpir.devices.cpu.kernels.rows import bind_operand, operand_of, row_bytes, row_offsets
+from lpir.ir.graph import Node, Value
 from lpir.ir.types import u8
 from lpir.ops.boundary import constant_data
 from lpir.ops.lowered import LoweredConvolution, LoweredMatMul
 
 
-def refuse_tiles(isa: Isa, channels: int) -> str | None:
-    """Why tiles cannot hold `channels` output channels a group, or None."""
+def refuse_tiles(isa: Isa, channels: int, out: Value) -> str | None:
+    """Why tiles cannot hold `channels` output channels a group, or tables the rows of `out`, or None."""
     if not isa.tiles:
         return f"{isa.name} has no tile registers"
     if channels < LANES:
         return f"{channels} output channels a group are fewer than the {LANES} of a tile"
+    if math.prod(out.shape.to_static()[:-1]) * row_bytes(out) >= 1 << 31:
+        return "the output is larger than 2 GiB"
     return None
 
 
@@ -42,6 +46,8 @@ def amx_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
     zero = start == product.zero_point == 0
     gemm = amx_gemm.build(isa, product.offsets, n, product.runs, length, epilogue, groups, zero)
     rows = gemm.rows
+    pixels = rows.block_pixels()
+    pitch = ctx.pitch(product.node.outputs[0])
     weights, sums = gemm.pack(product.w)
     call = amx_gemm.Call(
         x=product.x,
@@ -49,14 +55,22 @@ def amx_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
         init=ctx.constant((start - product.zero_point * sums.astype(np.int64)).astype(np.int32)),
         config=ctx.constant(gemm.config()),
         out=ctx.ref(product.node.outputs[0]),
-        out_stride=ctx.pitch(product.node.outputs[0]),
-        operands=product.bound(ctx),
+        out_stride=pitch,
+        operands=[_bind(v, product.out, pixels, ctx) for v in product.node.inputs[2:]],
+        starts=ctx.constant(rows.tile_starts(gemm.m)),
+        outs=ctx.constant((pixels.astype(np.int64) * pitch).astype(np.int32)),
+        offsets=ctx.constant(gemm.offsets),
         x_group=product.group_bytes,
-        offsets=0 if gemm.form.affine else ctx.constant(gemm.offsets),
-        starts=0 if rows.starts is None else ctx.constant(rows.starts),
-        pixels=0 if rows.pixels is None else ctx.constant(rows.pixels),
     )
     return Step(gemm.kernel, tuple(gemm.params(call, ctx.threads)))
+
+
+def _bind(value: Value, out: Sequence[int], pixels: Array, ctx: BuildContext) -> Bound:
+    """The buffer of an operand; a tensor's rows beside `pixels`, and between those of neighbors."""
+    if operand_of(value, out).kind != "tensor":
+        return bind_operand(value, out, ctx)
+    table = row_offsets(value, out)[pixels].astype(np.int32)
+    return Bound(ctx.ref(value), Rows(row_bytes(value), ctx.constant(table)))
 
 
 def refuse_wide(product: Product) -> str | None:
@@ -103,7 +117,7 @@ class ConvolutionAmx(ConvolutionInt8):
         op = node.op
         assert isinstance(op, LoweredConvolution)
         outputs = node.inputs[1].shape.to_static()[-1]
-        return refuse_tiles(isa, outputs // op.groups) or super().applies(node, isa)
+        return refuse_tiles(isa, outputs // op.groups, node.outputs[0]) or super().applies(node, isa)
 
     def build(self, node: Node, isa: Isa, ctx: BuildContext) -> list[Step]:
         return _interleaved(node, isa, ctx) or _streamed(node, isa, ctx) or super().build(node, isa, ctx)
@@ -195,7 +209,8 @@ class MatMulAmx(MatMulInt8):
         op = node.op
         assert isinstance(op, LoweredMatMul)
         b = node.inputs[1].shape.to_static()
-        return refuse_tiles(isa, b[-2] if op.transpose_b else b[-1]) or super().applies(node, isa)
+        outputs = b[-2] if op.transpose_b else b[-1]
+        return refuse_tiles(isa, outputs, node.outputs[0]) or super().applies(node, isa)
 
     def step(self, product: Product, isa: Isa, ctx: BuildContext) -> Step:
         return amx_step(product, isa, ctx)

@@ -13,6 +13,8 @@ share one kernel. Reads are whole vectors: every operand buffer needs 64 readabl
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Literal
 
 from lpir.devices.cpu.codegen.abi import F32, Ref
@@ -89,7 +91,7 @@ class Epilogue:
         self.saturate = saturate
         self.expr, self.constants = lift_constants(expr, 1 + len(self.operands))
         self.type = u8 if saturate else expr.type
-        self._key: Hashable = (self.expr, self.operands, saturate, prefix)
+        self._key: tuple[Hashable, ...] = (self.expr, self.operands, saturate, prefix)
         self._fixed: dict[int, Value] = {}
 
     def __eq__(self, other: object) -> bool:
@@ -98,10 +100,22 @@ class Epilogue:
     def __hash__(self) -> int:
         return hash(self._key)
 
+    def with_tables(self) -> Epilogue:
+        """The same, where the rows of all tensors are found by tables."""
+        made = copy(self)
+        made.operands = tuple(replace(o, table=o.kind == "tensor") for o in self.operands)
+        made._key = (*self._key[:1], made.operands, *self._key[2:])
+        return made
+
     @property
     def tensor_bytes(self) -> int:
         """Bytes that are read for each value beside the accumulator."""
         return sum(element_bytes(o.type) for o in self.operands if o.kind == "tensor")
+
+    @property
+    def tensor_leaves(self) -> tuple[int, ...]:
+        """Numbers of the leaves that are tensors."""
+        return tuple(i for i, o in enumerate(self.operands, 1) if o.kind == "tensor")
 
     @property
     def ends_in_bytes(self) -> bool:

@@ -75,12 +75,22 @@ def bind_operand(value: Value, out: Sequence[int], ctx: BuildContext) -> Bound:
     operand = operand_of(value, out)
     if operand.kind != "tensor":
         return Bound(ctx.ref(value))
-    size = element_bytes(operand.type)
-    shape = _padded(value.shape.to_static(), len(out))
     if not operand.table:
-        return Bound(ctx.ref(value), Rows(shape[-1] * size))
+        return Bound(ctx.ref(value), Rows(row_bytes(value)))
+    return Bound(ctx.ref(value), Rows(table=ctx.constant(row_offsets(value, out).astype(np.int32))))
+
+
+def row_bytes(value: Value) -> int:
+    """Bytes of a vector along the last axis."""
+    return value.shape.to_static()[-1] * element_bytes(value.element_type)
+
+
+def row_offsets(value: Value, out: Sequence[int]) -> Array:
+    """Byte offset of the row of `value` beside each row of an output of shape `out` (int64)."""
+    size = element_bytes(value.element_type)
+    shape = _padded(value.shape.to_static(), len(out))
     strides = [0 if n == 1 else s * size for n, s in zip(shape, dense_strides(shape), strict=True)]
-    return Bound(ctx.ref(value), Rows(table=ctx.constant(grid_offsets(out[:-1], strides[:-1]).astype(np.int32))))
+    return grid_offsets(out[:-1], strides[:-1])
 
 
 def epilogue_of(
