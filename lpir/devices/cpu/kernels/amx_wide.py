@@ -86,6 +86,12 @@ class WideGemm(TileGemm):
         rest = self.n - LANES * self.wide.rest + _lanes(self.wide.rest)
         return np.concatenate([*(start + _lanes(TILES) for start in starts), rest])
 
+    @property
+    def starts(self) -> Array:
+        """Where listed tiles start; the kernel reads, and does not use, tiles behind the last ones of two a block."""
+        assert self.rows.starts is not None
+        return np.pad(self.rows.starts, (0, MOST_STAGES - 2), mode="edge")
+
     def pack_wide(self, w: Array) -> tuple[Array, Array]:
         """`w` [length, N] i8 as bytes [blocks, steps, tiles, depth / 4, 16, 4], and each lane's sum of weights."""
         padded = np.zeros((len(self.offsets) * self.depth, self.n), np.int8)

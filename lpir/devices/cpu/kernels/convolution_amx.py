@@ -102,7 +102,7 @@ def wide_step(product: Product, isa: Isa, ctx: BuildContext) -> Step:
         out=ctx.ref(product.node.outputs[0]),
         out_stride=ctx.pitch(product.node.outputs[0]),
         operands=operands,
-        starts=0 if gemm.rows.starts is None else ctx.constant(gemm.rows.starts),
+        starts=0 if gemm.rows.starts is None else ctx.constant(gemm.starts),
     )
     return Step(gemm.kernel, tuple(gemm.params(call, ctx.threads)))
 
