@@ -11,7 +11,7 @@ from lpir.ir.model import Model
 from lpir.ir.shape import PartialShape
 from lpir.ops.boundary import constant
 from lpir.ops.builder import make
-from lpir.passes.rewrite import apply_rewrites, is_op, rewrite, sample, scalar, with_scalar
+from lpir.passes.rewrite import apply_rewrites, is_op, rewrite, sample, scalar, single_use, with_scalar
 
 # stands for "to the end" in slices
 FAR = np.iinfo(np.int32).max
@@ -255,6 +255,29 @@ def pad_into_convolution(node: Node) -> Value | None:
     return make(node.op.type_name, pad.inputs[0], *node.inputs[1:], **attributes)
 
 
+def example_quantized_behind(x: Value) -> Value:
+    limits = [constant(np.full((1, 1), v, np.float32)) for v in (0.0, 2.0, 0.0, 2.0)]
+    moved = make("Transpose", make("Reshape", x, ints(2, -1), special_zero=False), ints(1, 0))
+    return make("FakeQuantize", moved, *limits, levels=256)
+
+
+@rewrite("FakeQuantize", example=lambda: sample(example_quantized_behind, (2, 3, 4)))
+def quantize_before_moving(node: Node) -> Value | None:
+    """A quantization with one range is in front of what only moves elements: then codes are moved, by fewer bytes."""
+    moved, *limits = node.inputs
+    if not is_op(moved, "Reshape", "Transpose", "Squeeze", "Unsqueeze") or not single_use(moved):
+        return None
+    x, numbers = moved.node.inputs[0], [scalar(v) for v in limits]
+    rank = moved.shape.rank
+    fits = rank is not None and all(v.shape.rank is not None and v.shape.rank <= rank for v in limits)
+    if is_op(x, "Constant") or None in numbers or not fits:
+        return None
+    # one number goes with a tensor of any rank
+    fixed = [v if not v.shape.rank else constant(n, v.element_type) for v, n in zip(limits, numbers, strict=True)]
+    quantized = Node(node.op, [x, *fixed], node.name).output
+    return Node(moved.node.op, [quantized, *moved.node.inputs[1:]], moved.node.name).output
+
+
 RULES = (
     drop_identity_reshape,
     drop_identity_transpose,
@@ -272,4 +295,5 @@ RULES = (
     relu_from_maximum,
     power_of_constant,
     pad_into_convolution,
+    quantize_before_moving,
 )
