@@ -67,6 +67,9 @@ class Attention(Kernel):
         if height:
             # all tiles have one shape
             rows, depth, tile_v = height, attention_tiles.BYTES, Tile(TOGETHER, 2)
+        if depth:
+            # products of q and k have no tile of their own: kernels of all lengths are one
+            tile = Tile(attention_tiles.MOST, 1)
         form = Form(
             arithmetic=("tiles" if depth else "bytes" if isa.exact else "words") if codes else "float",
             tail=n % isa.lanes() != 0,
@@ -75,7 +78,7 @@ class Attention(Kernel):
             rows=right != 0,
             columns=codes and op.q_zero_point != 0,
             unroll=_unroll(tile, steps),
-            unroll_v=_unroll(tile_v, n),
+            unroll_v=1 if height else _unroll(tile_v, n),
             single=depth >= 4 * steps,
             parts=height > 0,
         )
